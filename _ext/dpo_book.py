@@ -1,0 +1,101 @@
+"""What the book needs from Sphinx beyond its configuration.
+
+- the repository buttons point to the repository that is being built, also in a fork;
+- a change in dpo_lib or in the requirements executes the chapters again;
+- every build reads every page, so that a warning comes back until its cause is gone;
+- mathematics is typeset by a local MathJax, and no page asks another machine for anything.
+"""
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+MATHJAX = ["tex-svg.js", "a11y", "sre/mathmaps/base.json", "sre/mathmaps/en.json"]
+
+
+def github_url(address: str) -> str | None:
+    """The https address of a GitHub repository, without any token; None for any other address."""
+    match = re.search(r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$", address.strip())
+    return f"https://github.com/{match[1]}" if match else None
+
+
+def repository_url(root: Path) -> str | None:
+    """Address of the GitHub repository that the tree at root belongs to, or None."""
+    if slug := os.environ.get("GITHUB_REPOSITORY"):  # set by GitHub Actions
+        return f"https://github.com/{slug}"
+    command = ["git", "-C", str(root), "remote", "get-url", "origin"]
+    try:
+        return github_url(subprocess.run(command, capture_output=True, text=True).stdout)
+    except FileNotFoundError:  # no git
+        return None
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """Short hash of the names and contents of some files."""
+    parts = (path.name.encode() + b"\0" + path.read_bytes() for path in sorted(paths))
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
+
+
+def configure(app, config):
+    root = Path(app.confdir)
+    sys.path.insert(0, str(root))  # autodoc imports dpo_lib here, the kernels through PYTHONPATH
+    os.environ["PYTHONPATH"] = str(root)
+    os.environ["DPO_BOOK_BUILD"] = "1"  # dpo_lib.widgets then draws sliders that need no kernel
+
+    # The cache compares cells only; what the cells import and run on is in the folder's name.
+    sources = [*(root / "dpo_lib").rglob("*.py"), root / "requirements.txt"]
+    config.nb_execution_cache_path = str(root / "_build/.jupyter_cache" / fingerprint(sources))
+
+    if url := repository_url(root):
+        config.html_theme_options["repository_url"] = url
+    if os.environ.get("GITHUB_REF_TYPE") == "branch":
+        config.html_theme_options["repository_branch"] = os.environ["GITHUB_REF_NAME"]
+
+
+def all_pages(app, env, added, changed, removed):
+    """Sphinx would skip an unchanged page, and with it the warnings that failed the last build."""
+    return env.found_docs
+
+
+def copy_mathjax(app):
+    app.config.mathjax_path = "mathjax/tex-svg.js"
+    source = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent
+    for name in MATHJAX:
+        original, copy = source / "static/mathjax" / name, Path(app.outdir, "_static/mathjax", name)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if original.is_dir():
+            shutil.copytree(original, copy, dirs_exist_ok=True)
+        else:
+            shutil.copy(original, copy)
+    Path(app.outdir, ".nojekyll").touch()  # GitHub Pages would drop _static
+
+
+def drop_thebe(app, pagename, templatename, context, doctree):
+    """Jupyter Book always loads sphinx-thebe, whose script throws on every page."""
+
+    def is_thebe(file):
+        body = getattr(file, "attributes", {}).get("body") or ""
+        return "thebe" in f"{getattr(file, 'filename', file)}{body}".lower()
+
+    for kind in ("script_files", "css_files"):
+        context[kind][:] = [file for file in context[kind] if not is_thebe(file)]
+
+
+def escape_bars(app, what, name, obj, options, lines):
+    """|z| in a docstring is an absolute value, not a substitution of reStructuredText."""
+    lines[:] = [line.replace("|", r"\|") for line in lines]
+
+
+def setup(app):
+    app.connect("config-inited", configure)
+    app.connect("builder-inited", copy_mathjax, priority=400)  # before sphinx.ext.mathjax
+    app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("env-get-outdated", all_pages)
+    app.connect("html-page-context", drop_thebe, priority=900)  # after sphinx-thebe
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,25 @@
+// What the theme leaves out for keyboards and screen readers; axe-core found it.
+(() => {
+  const each = (selector, change) => document.querySelectorAll(selector).forEach(change);
+
+  const names = () => {
+    // A name that differs from the visible text cannot be spoken to.
+    each(".search-button-field, summary[aria-label]", (e) => e.removeAttribute("aria-label"));
+    each(".theme-switch", (e) => e.removeAttribute("title"));
+    // The book's title lies outside every landmark.
+    each(".sidebar-primary-item:has(> .navbar-brand)", (e) => {
+      e.setAttribute("role", "navigation");
+      e.setAttribute("aria-label", "Book title");
+    });
+  };
+
+  // What scrolls sideways must scroll with the arrow keys as well.
+  const tabStops = () =>
+    each(".dpo-figure, .dpo-frame", (e) => {
+      e.tabIndex = e.scrollWidth > e.clientWidth ? 0 : -1;
+    });
+
+  // The first change of state comes before Font Awesome makes images of icons and their titles.
+  document.addEventListener("readystatechange", names, { once: true });
+  ["load", "resize"].forEach((type) => addEventListener(type, tabStops));
+})();

@@ -1,0 +1,80 @@
+"""The book: seconds to build it from an empty cache and again, size of pages, slider step.
+
+Run from the repository's root. Prints a Markdown table; the cache of the working tree is left
+alone, since the build happens in a copy.
+"""
+
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+SLIDER_STEPS = """() => [...document.querySelectorAll(".dpo-slider input")].flatMap(input =>
+  [...Array(Number(input.max) + 1).keys()].map(value => {
+    const start = performance.now();
+    input.value = value;
+    input.dispatchEvent(new Event("input"));
+    input.parentElement.parentElement.getBoundingClientRect();  // forces the layout
+    return performance.now() - start;
+  }))"""
+
+
+def build(tree: Path) -> tuple[float, str]:
+    """Seconds and log of one build."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "jupyter_book", "build", ".", "-W", "-n", "--keep-going"]
+    log = subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True)
+    return time.perf_counter() - start, log.stdout + log.stderr
+
+
+def slider_steps(pages: list[Path]) -> list[float]:
+    """Milliseconds from the input event to the finished layout, for every slider position."""
+    options = {"args": ["--no-sandbox"], "executable_path": os.environ.get("CHROMIUM", CHROMIUM)}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(**options)
+        page, steps = browser.new_page(), []
+        for path in pages:
+            page.goto(path.as_uri())
+            page.wait_for_timeout(500)
+            steps += page.evaluate(SLIDER_STEPS)
+        browser.close()
+    return steps
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "book"
+        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "_build"))
+        cold, log = build(tree)
+        warm, _ = build(tree)
+        chapters = {
+            name: float(seconds)
+            for name, seconds in re.findall(
+                r"book/(\w+)\.ipynb: Executed notebook in ([\d.]+) seconds", log
+            )
+        }
+        pages = sorted((tree / "_build/html/book").glob("*.html"))
+        sizes = {page.stem: page.stat().st_size / 1e6 for page in pages}
+        steps = slider_steps(pages)
+    slowest, largest = max(chapters, key=chapters.get), max(sizes, key=sizes.get)
+    print("| measured | value | limit |")
+    print("|---|---:|---:|")
+    print(f"| build from an empty cache | {cold:.0f} s | 300 s |")
+    print(f"| slowest chapter ({slowest}) | {chapters[slowest]:.0f} s | 60 s |")
+    print(f"| build with nothing changed | {warm:.1f} s | 10 s |")
+    print(f"| largest page ({largest}) | {sizes[largest]:.2f} MB | 1.5 MB |")
+    print(f"| slider step, median of {len(steps)} | {statistics.median(steps):.1f} ms | |")
+    print(f"| slider step, slowest | {max(steps):.1f} ms | 16 ms |")
+
+
+if __name__ == "__main__":
+    main()

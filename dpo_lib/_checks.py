@@ -1,0 +1,68 @@
+"""What every public function refuses, each in one line that names the argument and the value.
+
+Values are looked at on CPU tensors only: reading one from an accelerator would make each
+training step wait for the device. Shapes are checked everywhere.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def check_beta(beta: float) -> float:
+    """Return beta if it is a positive, finite number; raise ValueError otherwise."""
+    if not (isinstance(beta, int | float) and math.isfinite(beta) and beta > 0):
+        raise ValueError(f"beta must be a positive, finite number, got {beta}")
+    return beta
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise ValueError unless the number is positive and finite."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def check_same_shape(**tensors: Tensor) -> None:
+    """Raise ValueError unless all shapes are equal: nothing here broadcasts in silence."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if len(set(shapes.values())) > 1:
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"shapes must be equal, got {listed}")
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise ValueError at the first NaN or infinity."""
+    _refuse(name, tensor, ~torch.isfinite(tensor.detach()), "must be finite")
+
+
+def check_not_nan(name: str, tensor: Tensor) -> None:
+    """Raise ValueError at the first NaN or +inf: what no log-probability can be."""
+    values = tensor.detach()
+    _refuse(name, tensor, values.isnan() | values.isposinf(), "must not be NaN or +inf")
+
+
+def check_log_policy(name: str, log_policy: Tensor, tolerance: float = 1e-6) -> None:
+    """Raise ValueError unless every row is a log-distribution (log-sum 0, -inf allowed)."""
+    check_not_nan(name, log_policy)
+    if log_policy.device.type != "cpu":
+        return
+    sums = log_policy.detach().logsumexp(-1)
+    bad = ~(sums.abs() <= tolerance)
+    if bad.any():
+        row = tuple(bad.nonzero()[0].tolist())
+        total = sums[row].exp().item()
+        raise ValueError(f"{name} row {row} must sum to probability 1, got {total:g}")
+
+
+def check_indices(name: str, indices: Tensor, size: int) -> None:
+    """Raise ValueError unless all entries are integers in [0, size)."""
+    if indices.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"{name} must hold integers, got {indices.dtype}")
+    _refuse(name, indices, (indices < 0) | (indices >= size), f"must lie in [0, {size})")
+
+
+def _refuse(name: str, tensor: Tensor, bad: Tensor, rule: str) -> None:
+    if tensor.device.type == "cpu" and bad.any():
+        position = tuple(bad.nonzero()[0].tolist())
+        raise ValueError(f"{name} {rule}, got {tensor[position].item()} at {position}")

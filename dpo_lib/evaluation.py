@@ -1,0 +1,69 @@
+"""How far a policy or a reward is from another, and the best that any policy can do."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dpo_lib._checks import check_finite, check_log_policy, check_same_shape
+from dpo_lib.objective import expected_reward, kl_divergence, optimal_log_policy
+
+
+def total_variation(log_policy: Tensor, other: Tensor) -> Tensor:
+    """Half the sum of |p - q| for each prompt: the largest difference on any event, in [0, 1]."""
+    check_same_shape(log_policy=log_policy, other=other)
+    check_log_policy("log_policy", log_policy)
+    check_log_policy("other", other)
+    return 0.5 * (log_policy.exp() - other.exp()).abs().sum(-1)
+
+
+def centre(reward: Tensor) -> Tensor:
+    """The reward minus its mean over responses: one member of each class r + f(x)."""
+    return reward - reward.mean(-1, keepdim=True)
+
+
+def reward_error(reward: Tensor, true_reward: Tensor) -> Tensor:
+    """Root-mean-square difference of two rewards after centring each prompt, reward units.
+
+    Preferences cannot see a shift that depends on the prompt alone, so it does not count.
+
+    Returns:
+        shape (..., prompts).
+    """
+    check_same_shape(reward=reward, true_reward=true_reward)
+    check_finite("reward", reward)
+    check_finite("true_reward", true_reward)
+    return (centre(reward) - centre(true_reward)).square().mean(-1).sqrt()
+
+
+def frontier(
+    reward: Tensor, log_ref: Tensor, betas: Sequence[float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The exact reward-KL frontier: equation (4) along a grid of beta.
+
+    Returns:
+        log-policies (betas, ..., prompts, responses), expected rewards and KL divergences, both
+        (betas, ..., prompts). No policy has more reward at the same KL.
+    """
+    policies = torch.stack([optimal_log_policy(reward, log_ref, beta) for beta in betas])
+    rewards = torch.stack([expected_reward(policy, reward) for policy in policies])
+    divergences = torch.stack([kl_divergence(policy, log_ref) for policy in policies])
+    return policies, rewards, divergences
+
+
+def z_score(successes: Tensor, trials: Tensor | int, probability: Tensor) -> Tensor:
+    """How many standard errors a count lies from its binomial expectation.
+
+    The book calls a frequency compatible with a probability if |z| < 4 (one false alarm in
+    16,000). Where the outcome is certain the score is 0, or infinite if it did not come.
+    """
+    surplus = successes - trials * probability
+    spread = (trials * probability * (1 - probability)).sqrt()
+    return torch.where(surplus == 0, 0.0, surplus / spread)
+
+
+def chi_square_p(statistic: Tensor, degrees: int) -> Tensor:
+    """Probability that a chi-square variable with `degrees` degrees of freedom is larger."""
+    return torch.special.gammaincc(
+        torch.tensor(degrees / 2, dtype=torch.float64), statistic.double() / 2
+    )

@@ -1,0 +1,272 @@
+"""Self-checks for the chapters' exercises: a property to satisfy and a hint, never the solution.
+
+A check takes the reader's function, tries it on random worlds, and returns a `Verdict` that a
+notebook shows. It never raises: an unfinished stub is not an error.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from dpo_lib.evaluation import centre
+from dpo_lib.losses import dpo_loss, table_loss
+from dpo_lib.objective import (
+    implicit_reward,
+    log_partition,
+    objective,
+    optimal_log_policy,
+    reward_from_policy,
+)
+from dpo_lib.preferences import preference_table
+from dpo_lib.world import random_world
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of a self-check: true if the exercise is solved."""
+
+    passed: bool
+    message: str
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __repr__(self) -> str:
+        return f"{'Solved' if self.passed else 'Not yet'}: {self.message}"
+
+
+def compare(
+    attempt: Callable,
+    truth: Callable,
+    inputs: Iterable[tuple],
+    property_: str,
+    hint: str,
+    tolerance: float = 1e-9,
+) -> Verdict:
+    """Try `attempt` on each tuple of inputs against `truth`.
+
+    Args:
+        property_: what the right function does, in words, shown when it is found.
+        hint: shown with the first input on which the two differ.
+        tolerance: largest allowed difference, absolute and relative.
+    """
+    for trial, arguments in enumerate(inputs, start=1):
+        wanted = torch.as_tensor(truth(*arguments), dtype=torch.float64)
+        try:
+            got = attempt(*arguments)
+            if got is None:
+                return Verdict(False, f"the function returns nothing so far. Hint: {hint}")
+            got = torch.as_tensor(got, dtype=torch.float64)
+        except Exception as error:  # whatever a reader's first draft raises
+            return Verdict(False, f"it raised {type(error).__name__}: {error}. Hint: {hint}")
+        if got.shape != wanted.shape:
+            shapes = f"shape {tuple(got.shape)} instead of {tuple(wanted.shape)}"
+            return Verdict(False, f"input {trial} gives {shapes}. Hint: {hint}")
+        if not torch.allclose(got, wanted, rtol=tolerance, atol=tolerance):
+            return Verdict(False, f"input {trial} gives another value. Hint: {hint}")
+    return Verdict(True, property_)
+
+
+def _worlds(seed: int, betas: tuple[float, ...] = (0.1, 1.0, 10.0), **sizes):
+    """(reward, log_ref, beta) of random worlds, one for each beta."""
+    generator = torch.Generator().manual_seed(seed)
+    for beta in betas:
+        world = random_world(generator, prompts=2, **sizes)
+        yield world.true_reward, world.log_ref, beta
+
+
+def check_reward_from_preferences(attempt: Callable) -> Verdict:
+    """Chapter 1: the centred reward behind a table of Bradley-Terry probabilities."""
+    return compare(
+        lambda reward: attempt(preference_table(reward)),
+        centre,
+        [(reward,) for reward, _, _ in _worlds(11)],
+        "the rewards come back, each prompt's averaging to zero.",
+        "turn every probability into the gap r_i - r_j first; then think what the gaps of one "
+        "response average to.",
+    )
+
+
+def check_reward_gradient(attempt: Callable) -> Verdict:
+    """Chapter 2: the gradient of (2), summed over the labels of a win table."""
+    generator = torch.Generator().manual_seed(21)
+    inputs = []
+    for responses in (2, 3, 6):
+        world = random_world(generator, prompts=2, responses=responses)
+        wins = torch.randint(9, (2, responses, responses), generator=generator).double()
+        wins.diagonal(dim1=-2, dim2=-1).zero_()
+        inputs.append((world.true_reward, wins))
+
+    def automatic(reward, wins):
+        reward = reward.clone().requires_grad_()
+        return torch.autograd.grad(wins.sum() * table_loss(reward, wins), reward)[0]
+
+    return compare(
+        attempt,
+        automatic,
+        inputs,
+        "each response's gradient is its predicted wins minus its observed wins.",
+        "response i met response j wins[i, j] + wins[j, i] times; how often does the model expect "
+        "it to win, and how often did it?",
+    )
+
+
+def check_objective_gradient(attempt: Callable) -> Verdict:
+    """Chapter 3: the gradient of objective (3) in the logits, equal to autograd's."""
+
+    def truth(logits, reward, log_ref, beta):
+        logits = logits.clone().requires_grad_()
+        total = objective(logits.log_softmax(-1), reward, log_ref, beta).sum()
+        return torch.autograd.grad(total, logits)[0]
+
+    generator = torch.Generator().manual_seed(31)
+    inputs = [
+        (torch.randn(2, 6, generator=generator, dtype=torch.float64), *world)
+        for world in _worlds(32)
+    ]
+    return compare(
+        attempt,
+        truth,
+        inputs,
+        "the gradient is right at three values of beta, away from the reference.",
+        "weigh how far each shaped reward lies from its mean by the response's probability; the "
+        "log-ratio belongs to the shaped reward.",
+    )
+
+
+def check_token_rewards(attempt: Callable) -> Verdict:
+    """Chapter 4: InstructGPT's reward of each token, the KL at each and the score at the last."""
+
+    def truth(scores, policy_tokens, ref_tokens, beta):
+        penalty = -implicit_reward(policy_tokens, ref_tokens, beta)
+        return penalty + F.pad(scores.unsqueeze(-1), (policy_tokens.shape[-1] - 1, 0))
+
+    generator = torch.Generator().manual_seed(41)
+    inputs = []
+    for beta, steps in ((0.1, 1), (1.0, 3), (5.0, 4)):
+        score, policy, ref = torch.rand(3, 6, steps, generator=generator, dtype=torch.float64).log()
+        inputs.append((score[:, 0], policy, ref, beta))
+    return compare(
+        attempt,
+        truth,
+        inputs,
+        "the penalty is paid at each token and the score arrives once.",
+        "each token pays beta times its own log-ratio; the sum over tokens must be the shaped "
+        "reward of the whole response.",
+    )
+
+
+def check_bonus_optimum(attempt: Callable) -> Verdict:
+    """Chapter 4: the optimum of objective (3) plus an entropy bonus, as one call of (4)."""
+    return compare(
+        attempt,
+        lambda reward, log_ref, beta, bonus: (
+            ((reward + beta * log_ref) / (beta + bonus)).log_softmax(-1)
+        ),
+        [(*world, bonus) for world in _worlds(42) for bonus in (0.0, 0.3)],
+        "an entropy bonus is a larger beta and a reward that is lower where the reference is high.",
+        "collect the terms that contain log pi: how large is their common factor? What is left "
+        "over belongs to the reward.",
+    )
+
+
+def check_stable_log_partition(attempt: Callable) -> Verdict:
+    """Chapter 5: log Z(x) that survives rewards of a thousand at beta 0.01."""
+    return compare(
+        attempt,
+        log_partition,
+        [*_worlds(51), *_worlds(52, betas=(0.01,), reward_scale=1000.0)],
+        "log Z(x) is right, also where exp(r / beta) would overflow.",
+        "write Z(x) as one logarithm of a sum of exponentials, and let torch.logsumexp add "
+        "them; exp(r / beta) alone overflows.",
+    )
+
+
+def check_tempered_policy(attempt: Callable) -> Verdict:
+    """Chapter 5: the optimum for a reward multiplied by a, from the optimum's own formula."""
+    inputs = [(*world, scale) for world in _worlds(53) for scale in (0.5, 2.0)]
+    return compare(
+        attempt,
+        lambda reward, log_ref, beta, scale: optimal_log_policy(scale * reward, log_ref, beta),
+        inputs,
+        "multiplying the reward by a is the same as dividing beta by a.",
+        "reward and beta enter equation (4) through r / beta alone.",
+    )
+
+
+def check_calibrated_reward(attempt: Callable) -> Verdict:
+    """Chapter 6: all rewards from an optimal policy and the true reward of response 0."""
+
+    def truth(log_policy, log_ref, beta, known):
+        log_z = known / beta - (log_policy - log_ref)[..., 0]  # equation (5) at response 0
+        return reward_from_policy(log_policy, log_ref, beta, log_z)
+
+    return compare(
+        attempt,
+        truth,
+        [
+            (optimal_log_policy(reward, log_ref, beta), log_ref, beta, reward[..., 0])
+            for reward, log_ref, beta in _worlds(61)
+        ],
+        "one known reward per prompt brings all the others back.",
+        "implicit rewards are right up to one number per prompt; choose it so that response 0 "
+        "gets its known reward.",
+    )
+
+
+def check_proposal_variance(attempt: Callable) -> Verdict:
+    """Chapter 6: relative variance of one draw of pi_ref / q exp(r / beta), y ~ q."""
+
+    def truth(reward, log_ref, log_proposal, beta):
+        draw = (log_ref + reward / beta - log_proposal).exp()
+        mean = log_partition(reward, log_ref, beta).exp().unsqueeze(-1)
+        return (log_proposal.exp() * (draw / mean - 1).square()).sum(-1)
+
+    return compare(
+        attempt,
+        truth,
+        [
+            (reward, log_ref, proposal, beta)
+            for reward, log_ref, beta in _worlds(62, betas=(0.5, 1.0, 10.0))
+            for proposal in (
+                log_ref,
+                reward.log_softmax(-1),
+                optimal_log_policy(reward, log_ref, beta),
+            )
+        ],
+        "the variance is the chi-square divergence of the optimum from the proposal.",
+        "divided by Z, one draw is pi* / q; its mean under q is 1, so its variance is its mean "
+        "square minus 1.",
+    )
+
+
+def check_dpo_loss(attempt: Callable) -> Verdict:
+    """Chapter 7: equation (7) from four log-probabilities, also at margins of thousands."""
+    generator = torch.Generator().manual_seed(71)
+    logps = -20 * torch.rand(4, 8, generator=generator, dtype=torch.float64)
+    return compare(
+        attempt,
+        dpo_loss,
+        [(*(scale * logps), beta) for scale in (1.0, 1000.0) for beta in (0.1, 1.0)],
+        "equation (7) is right, also where the sigmoid rounds to 0.",
+        "the margin is beta times the difference of two log-ratios, each policy minus reference; "
+        "take the logarithm of the sigmoid in one stable function.",
+    )
+
+
+def check_changed_reference(attempt: Callable) -> Verdict:
+    """Chapter 7: the DPO optimum for another reference, from the old optimum and both."""
+    return compare(
+        attempt,
+        lambda log_policy, log_ref, other_ref: optimal_log_policy(
+            implicit_reward(log_policy, log_ref, 1.0), other_ref, 1.0
+        ),
+        [
+            (optimal_log_policy(reward, log_ref, beta), log_ref, log_ref.flip(-1))
+            for reward, log_ref, beta in _worlds(72)
+        ],
+        "the labels fix the ratio to the reference; the reference may be exchanged.",
+        "which quantity do the labels determine? Keep it, and normalise at the end.",
+    )

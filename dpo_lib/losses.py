@@ -1,0 +1,188 @@
+"""The losses of the paper: reward model (2), DPO (7), and PPO's three.
+
+Losses take log-probabilities or rewards, never models, and return one value for each pair or
+step; averaging belongs to the training loop. The language-model half of the library uses these
+same functions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dpo_lib._checks import check_not_nan, check_positive, check_same_shape
+from dpo_lib.objective import implicit_reward
+
+
+def reward_loss(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
+    """Negative log-likelihood of each preference, equation (2).
+
+    -log sigmoid(r(x, y_w) - r(x, y_l)), the logarithm of equation (1) with the sign turned.
+
+    Args:
+        chosen_rewards, rejected_rewards: same shape, reward units. An infinite reward is
+            allowed where it has a limit; two infinities of one sign are not.
+
+    Returns:
+        the same shape, in nats, at least 0; +inf if an impossible response was chosen.
+    """
+    return -F.logsigmoid(_margin(chosen_rewards, rejected_rewards))
+
+
+def dpo_loss(
+    policy_chosen_logps: Tensor,
+    policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+    beta: float,
+) -> Tensor:
+    """The DPO loss of each pair, equation (7): equation (2) at the implicit rewards of (5).
+
+    Args:
+        policy_chosen_logps, policy_rejected_logps: log pi_theta of the whole response, summed
+            over its tokens, shape (batch,), nats.
+        ref_chosen_logps, ref_rejected_logps: the same under the reference policy.
+        beta: > 0, reward units per nat.
+
+    Returns:
+        shape (batch,), nats; log 2 where policy and reference agree.
+    """
+    return reward_loss(
+        implicit_reward(policy_chosen_logps, ref_chosen_logps, beta),
+        implicit_reward(policy_rejected_logps, ref_rejected_logps, beta),
+    )
+
+
+def dpo_weight(
+    policy_chosen_logps: Tensor,
+    policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+    beta: float,
+) -> Tensor:
+    """How strongly a pair pulls in the gradient of (7): sigma(r_hat_l - r_hat_w) (section 4).
+
+    The gradient is -beta times this weight times (grad log pi(y_w) - grad log pi(y_l)). The
+    weight is near 1 where the implicit reward ranks the pair wrongly, near 0 where it is sure.
+    """
+    chosen = implicit_reward(policy_chosen_logps, ref_chosen_logps, beta)
+    rejected = implicit_reward(policy_rejected_logps, ref_rejected_logps, beta)
+    return torch.sigmoid(-_margin(chosen, rejected))
+
+
+def table_loss(table: Tensor, wins: Tensor) -> Tensor:
+    """Equation (2) averaged over a win table, with a table of rewards.
+
+    With r the loss is the reward model's; with the implicit reward it is DPO's (7).
+
+    Args:
+        table: rewards or implicit rewards, shape (..., prompts, responses).
+        wins: counts or probabilities, shape (..., prompts, responses, responses).
+
+    Returns:
+        shape (...), nats for each label. Pairs of weight 0 play no part.
+    """
+    check_same_shape(table=table, winners=wins[..., 0], losers=wins[..., 0, :])
+    seen = wins > 0
+    margin = table.unsqueeze(-1) - table.unsqueeze(-2)
+    loss = -F.logsigmoid(torch.where(seen, margin, 0.0))
+    return (wins * loss).sum((-3, -2, -1)) / wins.sum((-3, -2, -1))
+
+
+def ppo_clip_loss(
+    logps: Tensor, old_logps: Tensor, advantages: Tensor, clip_range: float = 0.2
+) -> Tensor:
+    """PPO's clipped surrogate with the sign turned, PPO (7): -min(rho A, clip(rho) A).
+
+    Args:
+        logps: log pi_theta of the actions taken, any shape.
+        old_logps: the same under the policy that took them (constants).
+        advantages: how much better than expected each action was, same shape.
+        clip_range: epsilon > 0; the ratio rho = pi_theta / pi_old is held in [1-eps, 1+eps].
+    """
+    check_positive("clip_range", clip_range)
+    check_same_shape(logps=logps, old_logps=old_logps, advantages=advantages)
+    ratio = (logps - old_logps).exp()
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    return -torch.minimum(ratio * advantages, clipped * advantages)
+
+
+def ppo_kl_loss(
+    logps: Tensor, old_logps: Tensor, advantages: Tensor, kl_to_old: Tensor, coefficient: float
+) -> Tensor:
+    """PPO's KL-penalty form with the sign turned, PPO (8): -(rho A - coefficient KL).
+
+    Args:
+        kl_to_old: KL(pi_old || pi_theta), the divergence to the *previous* policy. It limits
+            the step and has nothing to do with the reference policy of objective (3).
+        coefficient: PPO's own beta, at least 0; see `adapted_coefficient`.
+    """
+    check_same_shape(logps=logps, old_logps=old_logps, advantages=advantages, kl_to_old=kl_to_old)
+    return -((logps - old_logps).exp() * advantages - coefficient * kl_to_old)
+
+
+def adapted_coefficient(coefficient: float, kl: float, target: float) -> float:
+    """PPO's rule for the coefficient of (8): halve below target/1.5, double above 1.5 target."""
+    check_positive("coefficient", coefficient)
+    check_positive("target", target)
+    if kl < target / 1.5:
+        return coefficient / 2
+    if kl > target * 1.5:
+        return coefficient * 2
+    return coefficient
+
+
+def value_loss(values: Tensor, returns: Tensor) -> Tensor:
+    """PPO's loss for the value function: (V(s_t) - V_t^target)^2, PPO (9)."""
+    check_same_shape(values=values, returns=returns)
+    return (values - returns).square()
+
+
+def entropy(log_policy: Tensor) -> Tensor:
+    """Entropy of each row in nats; PPO (9) *adds* it to what is maximised."""
+    check_not_nan("log_policy", log_policy)
+    surprise = -log_policy.masked_fill(log_policy.isneginf(), 0.0)  # 0 log 0 = 0
+    return (log_policy.exp() * surprise).sum(-1)
+
+
+def generalized_advantages(
+    rewards: Tensor, values: Tensor, gamma: float = 1.0, lam: float = 0.95
+) -> Tensor:
+    """Generalised advantage estimation over finished episodes, PPO (11)-(12).
+
+    A_t = sum_l (gamma lam)^l delta_{t+l},  delta_t = r_t + gamma V(s_{t+1}) - V(s_t),
+    and V = 0 after the last step.
+
+    Args:
+        rewards, values: shape (..., steps).
+        gamma: discount in [0, 1]; RLHF uses 1.
+        lam: in [0, 1]; 0 trusts the value function, 1 the returns.
+
+    Returns:
+        advantages, shape (..., steps); the value function's targets are advantages + values.
+    """
+    check_same_shape(rewards=rewards, values=values)
+    for name, number in (("gamma", gamma), ("lam", lam)):
+        if not 0 <= number <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {number}")
+    deltas = rewards + gamma * F.pad(values[..., 1:], (0, 1)) - values
+    advantages, running = [], torch.zeros_like(deltas[..., 0])
+    for delta in deltas.flip(-1).unbind(-1):
+        running = delta + gamma * lam * running
+        advantages.append(running)
+    return torch.stack(advantages[::-1], dim=-1)
+
+
+def unlikelihood_loss(
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor, alpha: float
+) -> Tensor:
+    """The paper's unlikelihood baseline (appendix C.3): -(log pi(y_w) - alpha log pi(y_l))."""
+    check_same_shape(chosen=policy_chosen_logps, rejected=policy_rejected_logps)
+    return -(policy_chosen_logps - alpha * policy_rejected_logps)
+
+
+def _margin(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
+    check_same_shape(chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
+    margin = chosen_rewards - rejected_rewards
+    if margin.device.type == "cpu" and margin.detach().isnan().any():
+        raise ValueError("chosen_rewards - rejected_rewards is NaN: no preference between them")
+    return margin

@@ -1,0 +1,182 @@
+"""Objective (3), its optimum (4), and the reward that a policy implies (5), (6).
+
+Everything stays in log space. Policies are tables of log-probabilities, shape
+(..., prompts, responses); a response that the reference never gives has log-probability -inf.
+"""
+
+import torch
+from torch import Tensor
+
+from dpo_lib._checks import (
+    check_beta,
+    check_finite,
+    check_log_policy,
+    check_not_nan,
+    check_same_shape,
+)
+from dpo_lib.preferences import bradley_terry
+
+
+def expected_reward(log_policy: Tensor, reward: Tensor) -> Tensor:
+    """E_{y ~ pi}[r(x, y)] for each prompt, shape (..., prompts), reward units."""
+    check_same_shape(log_policy=log_policy, reward=reward)
+    check_log_policy("log_policy", log_policy)
+    check_finite("reward", reward)
+    return (log_policy.exp() * reward).sum(-1)
+
+
+def kl_divergence(log_policy: Tensor, log_ref: Tensor) -> Tensor:
+    """KL(pi || pi_ref) for each prompt, in nats.
+
+    A response with pi = 0 adds nothing (0 log 0 = 0); one with pi > 0 and pi_ref = 0 makes the
+    divergence +inf.
+
+    Returns:
+        shape (..., prompts), at least 0.
+    """
+    check_same_shape(log_policy=log_policy, log_ref=log_ref)
+    check_log_policy("log_policy", log_policy)
+    check_log_policy("log_ref", log_ref)
+    ratio = _log_ratio(log_policy, log_ref)
+    # Outside the support the product is infinite, also where exp(log_policy) rounds to 0.
+    return (log_policy.exp() * ratio).masked_fill(ratio.isposinf(), torch.inf).sum(-1)
+
+
+def objective(log_policy: Tensor, reward: Tensor, log_ref: Tensor, beta: float) -> Tensor:
+    """Objective (3) for each prompt: E_pi[r(x, y)] - beta KL(pi || pi_ref).
+
+    Args:
+        log_policy, reward, log_ref: shape (..., prompts, responses).
+        beta: KL strength, > 0, in reward units per nat.
+
+    Returns:
+        shape (..., prompts), reward units; -inf for a policy outside the reference's support.
+    """
+    check_beta(beta)
+    return expected_reward(log_policy, reward) - beta * kl_divergence(log_policy, log_ref)
+
+
+def kl_shaped_reward(reward: Tensor, log_policy: Tensor, log_ref: Tensor, beta: float) -> Tensor:
+    """The reward that PPO is run on, r - beta (log pi - log pi_ref) (section 3, unnumbered).
+
+    Its mean under pi is objective (3). Works on tables and on log-probabilities of sampled
+    responses alike; all three tensors have one shape.
+    """
+    check_same_shape(reward=reward, log_policy=log_policy, log_ref=log_ref)
+    check_finite("reward", reward)
+    return reward - implicit_reward(log_policy, log_ref, beta)
+
+
+def log_partition(reward: Tensor, log_ref: Tensor, beta: float) -> Tensor:
+    """log Z(x) = log sum_y pi_ref(y | x) exp(r(x, y) / beta) (section 4, unnumbered).
+
+    Returns:
+        shape (..., prompts), in nats. beta log Z lies between the reference's mean reward and
+        the largest reward that the reference can reach.
+
+    Raises:
+        ValueError: for beta <= 0, a reward that is not finite, or a row of log_ref that is no
+            distribution.
+    """
+    weights, top = _log_weights(reward, log_ref, beta)
+    return weights.logsumexp(-1) + top.squeeze(-1) / beta
+
+
+def optimal_log_policy(reward: Tensor, log_ref: Tensor, beta: float) -> Tensor:
+    """Log-probabilities of the policy that maximises objective (3), equation (4).
+
+    log pi(y | x) = log pi_ref(y | x) + r(x, y) / beta - log Z(x)
+
+    Args:
+        reward: r(x, y), shape (..., prompts, responses), reward units.
+        log_ref: log pi_ref(y | x), same shape, nats.
+        beta: KL strength, > 0, in reward units per nat.
+
+    Returns:
+        log pi(y | x), same shape; -inf exactly where log_ref is.
+
+    Raises:
+        ValueError: as `log_partition`.
+    """
+    weights, _ = _log_weights(reward, log_ref, beta)
+    return weights - weights.logsumexp(-1, keepdim=True)
+
+
+def implicit_reward(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> Tensor:
+    """The part of equation (5) that depends on the response: beta log(pi / pi_ref).
+
+    Args:
+        policy_logps, ref_logps: log-probabilities of one shape, in nats.
+        beta: KL strength, > 0, in reward units per nat.
+
+    Returns:
+        the same shape, reward units; -inf where the policy is 0, also where both are 0 (a
+        response that never occurs has no reward, and -inf keeps it from occurring).
+    """
+    check_beta(beta)
+    check_same_shape(policy_logps=policy_logps, ref_logps=ref_logps)
+    check_not_nan("policy_logps", policy_logps)
+    check_not_nan("ref_logps", ref_logps)
+    impossible = policy_logps.isneginf()
+    ratio = policy_logps - ref_logps.masked_fill(impossible, 0.0)
+    return beta * ratio
+
+
+def reward_from_policy(
+    log_policy: Tensor, log_ref: Tensor, beta: float, log_partition: Tensor
+) -> Tensor:
+    """Equation (5) whole: r(x, y) = beta log(pi_r / pi_ref) + beta log Z(x).
+
+    Args:
+        log_policy, log_ref: shape (..., prompts, responses).
+        log_partition: log Z(x), shape (..., prompts). It cannot be read off the policy: each
+            choice gives another reward with the same optimal policy.
+
+    Returns:
+        r(x, y), shape (..., prompts, responses); -inf outside the policy's support.
+    """
+    check_same_shape(log_partition=log_partition, prompts=log_policy[..., 0])
+    check_finite("log_partition", log_partition)
+    return implicit_reward(log_policy, log_ref, beta) + beta * log_partition.unsqueeze(-1)
+
+
+def policy_preference(
+    policy_chosen_logps: Tensor,
+    policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+    beta: float,
+) -> Tensor:
+    """The preference that a policy implies, equation (6): equation (1) at implicit rewards.
+
+    log Z(x) is the same for both responses and cancels, so it is not needed.
+
+    Returns:
+        p(y1 > y2 | x), the shape of the four arguments.
+    """
+    return bradley_terry(
+        implicit_reward(policy_chosen_logps, ref_chosen_logps, beta),
+        implicit_reward(policy_rejected_logps, ref_rejected_logps, beta),
+    )
+
+
+def _log_weights(reward: Tensor, log_ref: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """log pi_ref + (r - top) / beta and top, the largest reward on the support.
+
+    Subtracting the maximum *before* dividing matters: at beta = 1e-12 the quotient r / beta
+    would swallow log pi_ref in rounding.
+    """
+    check_beta(beta)
+    check_same_shape(reward=reward, log_ref=log_ref)
+    check_finite("reward", reward)
+    check_log_policy("log_ref", log_ref)
+    impossible = log_ref.isneginf()
+    top = reward.masked_fill(impossible, -torch.inf).amax(-1, keepdim=True)
+    tilt = ((reward - top) / beta).masked_fill(impossible, 0.0)
+    return log_ref + tilt, top
+
+
+def _log_ratio(log_policy: Tensor, log_ref: Tensor) -> Tensor:
+    """log pi - log pi_ref, with 0 where pi = 0, so that 0 log 0 = 0 in value and gradient."""
+    impossible = log_policy.isneginf()
+    return log_policy.masked_fill(impossible, 0.0) - log_ref.masked_fill(impossible, 0.0)

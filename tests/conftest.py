@@ -1,0 +1,59 @@
+"""The book's sources, the built book, and a browser that looks at it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).parents[1]
+URL = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+SOURCES = [TOC["root"]] + [page["file"] for part in TOC["parts"] for page in part["chapters"]]
+NOTEBOOKS = sorted(ROOT.glob("book/*.ipynb"))
+
+
+def build(root: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Do what `make build` does, in the tree at root; the log is in the result's stdout."""
+    jupyter_book = Path(sys.executable).with_name("jupyter-book")
+    return subprocess.run(
+        [jupyter_book, "build", ".", "-W", "-n", "--keep-going"],
+        cwd=root,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def build_or_fail(root: Path, **environment: str) -> Path:
+    """Build the tree at root and return the folder of its pages."""
+    result = build(root, **environment)
+    if result.returncode != 0:
+        pytest.fail(f"the book does not build:\n{result.stdout[-4000:]}", pytrace=False)
+    return root / "_build/html"
+
+
+@pytest.fixture(scope="session")
+def built_book() -> Path:
+    """Folder of the book's pages; chapters that did not change come from the execution cache."""
+    shutil.rmtree(ROOT / "_build/html", ignore_errors=True)  # pages that no longer exist
+    return build_or_fail(ROOT)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    executable = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        stop = pytest.fail if os.environ.get("CI") else pytest.skip
+        stop("no browser: install chromium, or set CHROMIUM to its path")
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # root cannot have a sandbox
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=arguments)
+        yield chromium
+        chromium.close()

@@ -1,0 +1,99 @@
+"""What the build promises: it fails loudly, is never stale, repeats exactly, and stands alone."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import NOTEBOOKS, ROOT, URL, build, build_or_fail
+from dpo_book import repository_url
+
+
+def tiny_book(root: Path, code: str) -> Path:
+    """This book's machinery around a single page with a single code cell."""
+    for name in ("_ext", "assets", "dpo_lib"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("_config.yml", "requirements.txt"):
+        shutil.copy(ROOT / name, root)
+    (root / "_toc.yml").write_text("format: jb-book\nroot: page\n")
+    cells = [nbformat.v4.new_markdown_cell("# Page"), nbformat.v4.new_code_cell(code)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), root / "page.ipynb")
+    return root
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_cell_that_raises_fails_every_build_until_it_is_mended(tmp_path):
+    tiny_book(tmp_path, "1 / 0")
+    for _ in range(2):  # Sphinx by itself forgets the failure and passes the second time
+        result = build(tmp_path)
+        assert result.returncode != 0
+        assert "ZeroDivisionError" in result.stdout
+
+
+def test_a_chapter_runs_again_when_the_library_changes_and_only_then(tmp_path):
+    tiny_book(tmp_path, "import time\n\nimport dpo_lib\n\nprint(dpo_lib.answer, time.time_ns())")
+    library = tmp_path / "dpo_lib/__init__.py"
+    pages = []
+    for answer in (41, 41, 42):
+        library.write_text(f"answer = {answer}\n")
+        pages.append((build_or_fail(tmp_path) / "page.html").read_text())
+    assert pages[0] == pages[1]
+    assert re.search(r"\b42 \d{15}", pages[2])
+
+
+def test_a_changed_style_sheet_reaches_the_built_book(tmp_path):
+    tiny_book(tmp_path, "1 + 1")
+    before = (build_or_fail(tmp_path) / "page.html").read_text()
+    with (tmp_path / "assets/book.css").open("a") as style:
+        style.write("p { color: red }\n")
+    html = build_or_fail(tmp_path)
+    assert (html / "_static/book.css").read_text().endswith("p { color: red }\n")
+    assert (html / "page.html").read_text() != before, "browsers would keep the old style sheet"
+
+
+def test_two_builds_are_equal_byte_for_byte(built_book, tmp_path):
+    """The second one in another folder, with every chapter executed anew."""
+    ignored = shutil.ignore_patterns(".*", "_build", "__pycache__", "*.egg-info")
+    shutil.copytree(ROOT, tmp_path / "copy", ignore=ignored)
+    slug = (repository_url(ROOT) or URL).removeprefix("https://github.com/")
+    again = build_or_fail(tmp_path / "copy", GITHUB_REPOSITORY=slug)
+    first, second = files(built_book), files(again)
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_code_cell_was_executed(built_book, notebook):
+    executed = nbformat.read(built_book.parent / "jupyter_execute/book" / notebook.name, 4)
+    counts = [cell.execution_count for cell in executed.cells if cell.cell_type == "code"]
+    written = nbformat.read(notebook, 4)
+    assert counts == list(range(1, 1 + sum(cell.cell_type == "code" for cell in written.cells)))
+
+
+def test_no_page_is_heavier_than_one_and_a_half_megabytes(built_book):
+    sizes = {path.name: path.stat().st_size for path in built_book.rglob("*.html")}
+    assert {name: size for name, size in sizes.items() if size > 1_500_000} == {}
+
+
+def test_nothing_is_loaded_from_another_machine(built_book):
+    loads = r"<(?:script|img|iframe|source|video|audio|embed)\b[^>]*\bsrc=.?(?:https?:)?//"
+    links = r"<link\b[^>]*\bhref=.?(?:https?:)?//"
+    styles = r"(?:url\(|@import )['\"]?(?:https?:)?//"
+    for name, content in files(built_book).items():
+        if name.endswith((".html", ".css")):
+            found = re.findall(f"{loads}|{links}|{styles}", content.decode())
+            assert found == [], name
+
+
+def test_no_page_names_the_machine_it_was_built_on(built_book):
+    home = f"{Path.home()}{os.sep}"
+    for page in built_book.rglob("*.html"):
+        text = page.read_text()
+        for trace in (str(ROOT), home, "ipykernel_", "site-packages"):
+            assert trace not in text, f"{trace} in {page.name}"

@@ -1,0 +1,161 @@
+"""What must hold for the files themselves, before anything runs."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from conftest import NOTEBOOKS, ROOT, URL
+
+GUARD = f"""import importlib.util
+
+if importlib.util.find_spec("dpo_lib") is None:  # Colab
+    %pip install -q {URL}/archive/refs/heads/main.zip"""
+CHAPTERS = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.name)]
+FORM = [
+    "## The question",
+    "## Set-up",
+    "## See it small",
+    "## The statement",
+    "## The derivation",
+    "## In code",
+    "## The experiment",
+    "## The slider",
+    "## Where it breaks",
+    "## Exercises",
+    "## Summary",
+]
+MODULES = {path.stem: path.read_text() for path in ROOT.glob("dpo_lib/*.py")}
+METHOD = ["_checks", "world", "preferences", "objective", "losses", "policies", "training",
+          "evaluation", "plotting", "widgets"]  # fmt: skip
+HEAVY = {
+    "sympy": {"symbolic", "proofs"},
+    "matplotlib": {"plotting", "widgets"},
+    "ipywidgets": {"widgets"},
+}
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def cells(path, kind):
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == kind]
+
+
+def prose(path):
+    return "\n\n".join(cell.source for cell in cells(path, "markdown"))
+
+
+def imports(source, package):
+    """Modules of a package that a source file imports; "" stands for the package itself."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == package:
+            found |= {f"{package}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module)
+    parts = (name.partition(".") for name in found)
+    return {module for top, _, module in parts if top == package}
+
+
+@each_notebook
+def test_a_notebook_is_committed_without_outputs(path):
+    for cell in cells(path, "code"):
+        assert (cell.outputs, cell.execution_count) == ([], None)
+
+
+@each_notebook
+def test_the_first_code_cell_installs_the_library_on_colab_only(path):
+    first, *others = cells(path, "code")
+    assert first.source == GUARD
+    assert first.metadata.get("tags") == ["hide-input"]
+    for cell in others:
+        assert not re.search(r"^\s*[!%]", cell.source, re.MULTILINE), "shell or magic line"
+
+
+@each_notebook
+def test_a_code_cell_has_at_most_thirty_lines(path):
+    assert [c.source for c in cells(path, "code") if len(c.source.splitlines()) > 30] == []
+
+
+@each_notebook
+def test_prose_reads_the_same_in_the_book_and_on_colab(path):
+    directives = (
+        r"^(?:`{3,}|:{3,})\{|\{[\w:-]+\}`|^\([\w-]+\)=$|\\(?:label|(?:eq)?ref|newcommand)\b"
+    )
+    assert re.findall(directives, prose(path), re.MULTILINE) == []
+
+
+@each_notebook
+def test_a_numbered_equation_is_one_line(path):
+    for equation in re.findall(r"\$\$(.*?)\$\$", prose(path), re.DOTALL):
+        assert not (r"\tag" in equation and re.search(r"\\\\\s", equation)), equation
+
+
+@pytest.mark.parametrize("path", CHAPTERS[1:], ids=lambda path: path.stem)
+def test_a_chapter_keeps_the_form(path):
+    headings = re.findall(r"^## .*", prose(path), re.MULTILINE)
+    assert [heading for heading in headings if heading in FORM] == FORM
+
+
+@pytest.mark.parametrize("module", METHOD)
+def test_imports_point_left_only(module):
+    assert imports(MODULES[module], "dpo_lib") <= set(METHOD[: METHOD.index(module)])
+
+
+def test_nothing_in_the_library_imports_the_ledger_or_the_exercises():
+    assert not [m for m in MODULES if imports(MODULES[m], "dpo_lib") & {"paper", "exercises"}]
+
+
+@pytest.mark.parametrize("package", HEAVY)
+def test_a_heavy_package_is_imported_only_where_it_is_the_subject(package):
+    assert {module for module in MODULES if imports(MODULES[module], package)} <= HEAVY[package]
+
+
+def test_importing_the_library_imports_nothing_heavy():
+    code = f"import dpo_lib, sys; print({set(HEAVY)} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
+def test_every_public_module_is_in_the_reference():
+    listed = re.findall(r"automodule:: dpo_lib\.(\w+)", (ROOT / "book/api.md").read_text())
+    assert sorted(listed) == sorted(name for name in MODULES if not name.startswith("_"))
+
+
+def test_shipped_code_runs_no_code_from_files():
+    forbidden = r"\bpickle\b|torch\.load|(?<![\w.])(?:eval|exec)\(|trust_remote_code|yaml\.load\("
+    for folder in ("_ext", "benchmarks", "dpo_lib", "scripts"):
+        for path in ROOT.glob(f"{folder}/**/*.py"):
+            assert re.findall(forbidden, path.read_text()) == [], path.name
+    for path in NOTEBOOKS:
+        assert re.findall(forbidden, "\n".join(c.source for c in cells(path, "code"))) == []
+
+
+def test_jupyter_book_two_is_never_installed():
+    files = [ROOT / "requirements.txt", ROOT / "README.md", *ROOT.glob(".github/workflows/*.yml")]
+    named = r"(?:pip install .*|^)(jupyter-book\S*)"
+    found = [name for path in files for name in re.findall(named, path.read_text(), re.MULTILINE)]
+    assert found and all(re.match(r"jupyter-book(?:==1\.|<2)", name) for name in found)
+
+
+@pytest.mark.parametrize("scheme", ["git@github.com:", "https://token@github.com/"])
+def test_a_fork_points_every_link_to_itself(tmp_path, scheme):
+    ignored = shutil.ignore_patterns(".*", "_build", "__pycache__", "*.egg-info")
+    shutil.copytree(ROOT, tmp_path, ignore=ignored, dirs_exist_ok=True)
+    command = [sys.executable, "scripts/repository.py", f"{scheme}reader/fork.git"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    places = ("_config.yml", "CITATION.cff", "README.md", "book/*.ipynb")
+    texts = [path.read_text() for place in places for path in tmp_path.glob(place)]
+    assert not [text for text in texts if URL in text]
+    assert sum("https://github.com/reader/fork" in text for text in texts) >= 2 + len(NOTEBOOKS)
+
+
+def test_an_address_outside_github_is_refused_in_one_line():
+    command = [sys.executable, "scripts/repository.py", "https://gitlab.com/reader/fork"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert result.stderr == "no GitHub address: https://gitlab.com/reader/fork\n"
