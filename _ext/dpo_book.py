@@ -47,6 +47,7 @@ def configure(app, config):
     sys.path.insert(0, str(root))  # autodoc imports dpo_lib here, the kernels through PYTHONPATH
     os.environ["PYTHONPATH"] = str(root)
     os.environ["DPO_BOOK_BUILD"] = "1"  # dpo_lib.widgets then draws sliders that need no kernel
+    os.environ["OMP_NUM_THREADS"] = "1"  # the tables are tiny: threads would wait for each other
 
     # The cache compares cells only; what the cells import and run on is in the folder's name.
     sources = [*(root / "dpo_lib").rglob("*.py"), root / "requirements.txt"]
@@ -63,7 +64,9 @@ def all_pages(app, env, added, changed, removed):
     return env.found_docs
 
 
-def copy_mathjax(app):
+def start_empty(app):
+    """Remove what an earlier build wrote, pages that no longer exist included; add MathJax."""
+    shutil.rmtree(app.outdir)
     app.config.mathjax_path = "mathjax/tex-svg.js"
     source = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent
     for name in MATHJAX:
@@ -94,7 +97,7 @@ def escape_bars(app, what, name, obj, options, lines):
 
 def setup(app):
     app.connect("config-inited", configure)
-    app.connect("builder-inited", copy_mathjax, priority=400)  # before sphinx.ext.mathjax
+    app.connect("builder-inited", start_empty, priority=400)  # before sphinx.ext.mathjax
     app.connect("autodoc-process-docstring", escape_bars)
     app.connect("env-get-outdated", all_pages)
     app.connect("html-page-context", drop_thebe, priority=900)  # after sphinx-thebe

@@ -163,8 +163,8 @@ def check_bonus_optimum(attempt: Callable) -> Verdict:
     return compare(
         attempt,
         lambda reward, log_ref, beta, bonus: (
-            ((reward + beta * log_ref) / (beta + bonus)).log_softmax(-1)
-        ),
+            (reward + beta * log_ref) / (beta + bonus)
+        ).log_softmax(-1),
         [(*world, bonus) for world in _worlds(42) for bonus in (0.0, 0.3)],
         "an entropy bonus is a larger beta and a reward that is lower where the reference is high.",
         "collect the terms that contain log pi: how large is their common factor? What is left "

@@ -168,9 +168,9 @@ def _log_weights(reward: Tensor, log_ref: Tensor, beta: float) -> tuple[Tensor, 
     """
     check_beta(beta)
     check_same_shape(reward=reward, log_ref=log_ref)
-    check_finite("reward", reward)
     check_log_policy("log_ref", log_ref)
     impossible = log_ref.isneginf()
+    check_finite("reward", reward.masked_fill(impossible, 0.0))  # (5) gives -inf there
     top = reward.masked_fill(impossible, -torch.inf).amax(-1, keepdim=True)
     tilt = ((reward - top) / beta).masked_fill(impossible, 0.0)
     return log_ref + tilt, top

@@ -38,7 +38,7 @@ class Case:
 
     @property
     def pairs(self) -> tuple[Tensor, ...]:
-        """Four log-probabilities for each prompt: policy and reference on two responses."""
+        """Log-probabilities of two responses to each prompt, policy first, then reference."""
         possible = self.world.log_ref.argsort(-1, descending=True)
         w, l = possible[..., :1], possible[..., 1:2]  # noqa: E741
         tables = (self.log_policy, self.world.log_ref)

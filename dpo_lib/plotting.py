@@ -73,7 +73,9 @@ def svg(fig: Figure, alt: str) -> str:
     text = re.sub(r"<[^>]+>", _rounded, text)
     text = text.replace(_INK, "currentColor").replace("'DejaVu Sans'", "'DejaVu Sans', Verdana")
     label = html.escape(alt, quote=True)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1).strip()
+    narrowest = 0.6 * 96 * fig.get_figwidth()  # px: on a phone it scrolls before text is too small
+    opening = f'<svg role="img" aria-label="{label}" style="min-width: {narrowest:.0f}px" '
+    return text.replace("<svg ", opening, 1).strip()
 
 
 def _rounded(tag: re.Match) -> str:

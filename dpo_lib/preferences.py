@@ -178,22 +178,33 @@ def check_win_table(wins: Tensor) -> None:
         raise ValueError("wins must hold at least one comparison in each world, got none")
 
 
-def check_connected(wins: Tensor) -> None:
-    """Raise ValueError unless the win table determines a finite reward for each prompt.
+def is_connected(wins: Tensor) -> Tensor:
+    """Whether each prompt's wins determine a finite reward, bool of shape (..., prompts).
 
     Ford (1957): the maximum-likelihood reward exists and is unique up to a shift exactly if the
     directed graph of wins is strongly connected, that is, if the responses cannot be split into
     two groups such that the second never won against the first.
     """
-    check_win_table(wins)
-    responses = wins.shape[-1]
-    reach = (wins > 0) | torch.eye(responses, dtype=torch.bool)
-    for _ in range(max(responses - 1, 1).bit_length()):  # paths of twice the length each time
-        reach = (reach.double() @ reach.double()) > 0
-    if not reach.all():
-        *_, prompt, winner, loser = (~reach).nonzero()[0].tolist()
+    return _reachable(wins).all(-1).all(-1)
+
+
+def check_connected(wins: Tensor) -> None:
+    """Raise ValueError, naming prompt and responses, unless all of `is_connected`."""
+    reachable = _reachable(wins)
+    if not reachable.all():
+        *_, prompt, winner, loser = (~reachable).nonzero()[0].tolist()
         raise ValueError(
             f"wins of prompt {prompt} do not determine a reward: no chain of wins leads from "
             f"response {winner} to response {loser}, so the comparison graph is not "
             "strongly connected and some reward differences are unbounded or undetermined"
         )
+
+
+def _reachable(wins: Tensor) -> Tensor:
+    """Whether a chain of wins leads from response i to response j, shape as wins."""
+    check_win_table(wins)
+    responses = wins.shape[-1]
+    reach = (wins > 0) | torch.eye(responses, dtype=torch.bool)
+    for _ in range(max(responses - 1, 1).bit_length()):  # paths of twice the length each time
+        reach = (reach.double() @ reach.double()) > 0
+    return reach

@@ -297,7 +297,8 @@ class PenalisedSurrogate:
         return ppo_kl_loss(logps, old_logps, advantages, kl, self.coefficient)
 
     def adapt(self, kl: float) -> None:
-        self.coefficient = adapted_coefficient(self.coefficient, kl, self.target)
+        # The rule halves without end; below this the penalty no longer acts.
+        self.coefficient = max(adapted_coefficient(self.coefficient, kl, self.target), 1e-12)
 
 
 def train_ppo(
@@ -372,7 +373,7 @@ def train_ppo(
         surrogate.adapt(kl.mean().item())
         history.append(kl_to_old=kl, ratio=(ratio - 1).abs().amax(-1))
         if isinstance(surrogate, PenalisedSurrogate):
-            history.append(coefficient=torch.tensor(surrogate.coefficient))
+            history.append(coefficient=torch.tensor(surrogate.coefficient, dtype=torch.float64))
         decay.step()
     history.append(log_policy=policy(), value=value())
     return policy, history

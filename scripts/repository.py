@@ -18,7 +18,7 @@ def main(address: str | None) -> None:
     if new is None:
         sys.exit(f"no GitHub address: {address or 'git has no such remote named origin'}")
     old = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
-    names = ("_config.yml", "CITATION.cff", "README.md", "book/*.md", "book/*.ipynb")
+    names = ("_config.yml", "CITATION.cff", "*.md", "book/*.md", "book/*.ipynb")
     for path in sorted(path for name in names for path in ROOT.glob(name)):
         text = path.read_text()
         if old in text:

@@ -41,7 +41,6 @@ def build_or_fail(root: Path, **environment: str) -> Path:
 @pytest.fixture(scope="session")
 def built_book() -> Path:
     """Folder of the book's pages; chapters that did not change come from the execution cache."""
-    shutil.rmtree(ROOT / "_build/html", ignore_errors=True)  # pages that no longer exist
     return build_or_fail(ROOT)
 
 

@@ -53,15 +53,17 @@ def visit(browser, address, **options):
 
 
 def settle(page):
-    """Wait for the mathematics and unfold what is folded."""
+    """Wait for the mathematics, and unfold what is folded."""
     page.evaluate("window.MathJax?.startup.promise")
     page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true; })")
+    page.evaluate("document.getAnimations().forEach(animation => animation.finish())")
 
 
-def violations(page):
+def violations(page, **options):
     page.evaluate(AXE)
-    # By default axe fetches the style sheets, which a page from disk may not do.
-    found = page.evaluate("axe.run({preload: false})")
+    # preload: axe would fetch the style sheets, which a page from disk may not do
+    options |= {"preload": False, "resultTypes": ["violations"]}
+    found = page.evaluate("options => axe.run(options)", options)
     return [(v["id"], node["target"]) for v in found["violations"] for node in v["nodes"]]
 
 
@@ -141,7 +143,7 @@ def test_a_page_fits_a_phone(browser, built_book, name):
     with visit(browser, (built_book / f"{name}.html").as_uri(), viewport=phone) as (page, _):
         settle(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= phone["width"]
-        assert violations(page) == []  # what scrolls now must be within reach of the keyboard
+        assert violations(page, runOnly=["scrollable-region-focusable"]) == []
 
 
 def test_a_search_finds_a_chapter(browser, origin):

@@ -1,0 +1,97 @@
+import itertools
+import math
+
+import pytest
+import torch
+from helpers import generator, log_policies, moderate, table, tables, worlds
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from dpo_lib.evaluation import (
+    centre,
+    chi_square_p,
+    frontier,
+    reward_error,
+    total_variation,
+    z_score,
+)
+from dpo_lib.objective import expected_reward, kl_divergence
+from dpo_lib.world import random_world, three_answers
+
+
+@given(st.integers(2, 5).flatmap(lambda K: st.tuples(log_policies((1, K)), log_policies((1, K)))))
+def test_total_variation_is_the_largest_difference_on_any_event(pair):
+    p, q = (log_policy.exp()[0].tolist() for log_policy in pair)
+    events = itertools.product([0, 1], repeat=len(p))
+    largest = max(sum(itertools.compress(p, e)) - sum(itertools.compress(q, e)) for e in events)
+    assert total_variation(*pair).item() == pytest.approx(largest, abs=1e-14)
+
+
+def test_total_variation_worked_by_hand():
+    p, q = table([0.5, 0.5, 0.0]).log(), table([0.2, 0.3, 0.5]).log()
+    assert_close(total_variation(p, q), table(0.5))  # (0.3 + 0.2 + 0.5) / 2
+    assert total_variation(table([1.0, 0.0]).log(), table([0.0, 1.0]).log()).item() == 1
+
+
+def test_the_reward_error_worked_by_hand():
+    # centred: (1, 0, -1) against (0, 0, 0): sqrt((1 + 0 + 1) / 3)
+    got = reward_error(table([3.0, 2.0, 1.0]), table([7.0, 7.0, 7.0]))
+    assert got.item() == pytest.approx(math.sqrt(2 / 3))
+
+
+@given(worlds(moderate), st.data())
+def test_a_shift_by_prompt_is_no_error_and_centring_picks_one_of_its_class(world, data):
+    shift = data.draw(tables((world.prompts, 1), moderate))
+    reward = world.true_reward
+    assert_close(reward_error(reward + shift, reward), torch.zeros(world.prompts).double())
+    assert_close(centre(reward + shift), centre(reward), rtol=1e-12, atol=1e-13)
+    zero = torch.zeros(world.prompts, dtype=torch.float64)
+    assert_close(centre(reward).sum(-1), zero, rtol=0, atol=1e-13)
+
+
+def test_no_policy_earns_more_than_the_frontier_at_the_same_kl():
+    world = random_world(generator(1), responses=5, impossible=1)
+    betas = torch.logspace(1, -1.5, 60)
+    policies, rewards, kls = frontier(world.true_reward, world.log_ref, betas.tolist())
+    assert policies.shape == (60, 1, 5)
+    assert rewards.shape == kls.shape == (60, 1)
+    assert (rewards.diff(dim=0) > 0).all()  # a smaller beta buys reward
+    assert (kls.diff(dim=0) > 0).all()  # and pays for it in KL
+    noise = 2 * torch.randn(3000, 1, 5, generator=generator(2), dtype=torch.float64)
+    crowd = (world.log_ref + noise).log_softmax(-1)
+    earned = expected_reward(crowd, world.true_reward.expand_as(crowd))
+    spent = kl_divergence(crowd, world.log_ref.expand_as(crowd))
+    enough = kls >= spent.squeeze(-1)  # frontier points that spend at least as much
+    bound = torch.where(enough, rewards, torch.inf).amin(0)
+    assert enough[-1].float().mean() > 0.8
+    assert (earned.squeeze(-1) <= bound + 1e-12).all()
+
+
+def test_the_frontier_runs_from_the_reference_to_the_best_response():
+    world = three_answers()
+    policies, rewards, kls = frontier(world.true_reward, world.log_ref, [1e6, 0.01])
+    assert_close(policies[0], world.log_ref, rtol=0, atol=1e-5)
+    assert_close(rewards, table([0.7], [2.0]), rtol=0, atol=1e-5)  # 2 x 0.2 + 1 x 0.3
+    assert_close(kls, table([0.0], [math.log(5)]), rtol=0, atol=1e-5)  # -log 0.2
+
+
+def test_the_z_score_counts_binomial_standard_errors():
+    # 100 tosses of a fair coin have standard deviation 5
+    assert z_score(table(60.0, 50.0, 35.0), 100, table(0.5)).tolist() == [2.0, 0.0, -3.0]
+
+
+def test_a_certain_outcome_has_score_zero_and_an_impossible_one_infinity():
+    got = z_score(table(0.0, 10.0, 1.0, 9.0), 10, table(0.0, 1.0, 0.0, 1.0))
+    assert got.tolist() == [0.0, 0.0, math.inf, -math.inf]
+
+
+@pytest.mark.parametrize(("degrees", "quantile"), [(1, 3.841458820694), (5, 11.07049769352)])
+def test_the_chi_square_table_s_five_per_cent(degrees, quantile):
+    assert chi_square_p(table(quantile), degrees).item() == pytest.approx(0.05, rel=1e-11)
+
+
+@given(st.floats(0, 700))
+def test_chi_square_with_two_degrees_is_exponential(statistic):
+    wanted = (-table(statistic) / 2).exp()
+    assert_close(chi_square_p(table(statistic), 2), wanted, rtol=1e-9, atol=0)

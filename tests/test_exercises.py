@@ -1,0 +1,172 @@
+import inspect
+
+import pytest
+import torch
+from torch.nn.functional import logsigmoid
+
+from dpo_lib import exercises
+
+CHECKS = {name: check for name, check in inspect.getmembers(exercises) if name.startswith("check_")}
+
+
+def token_rewards(scores, policy, ref, beta, place=-1):
+    rewards = -beta * (policy - ref)
+    rewards[:, place] += scores
+    return rewards
+
+
+def proposal_variance(reward, log_ref, log_proposal, beta):
+    log_z = (log_ref + reward / beta).logsumexp(-1, keepdim=True)
+    return (2 * (log_ref + reward / beta - log_z) - log_proposal).exp().sum(-1) - 1
+
+
+def calibrated(log_policy, log_ref, beta, known):
+    implicit = beta * (log_policy - log_ref)
+    return implicit + (known - implicit[..., 0])[..., None]
+
+
+def reward_gradient(reward, wins):
+    predicted = torch.sigmoid(reward[..., None] - reward[..., None, :])
+    return ((wins + wins.mT) * predicted - wins).sum(-1)
+
+
+def objective_gradient(logits, reward, log_ref, beta):
+    log_policy = logits.log_softmax(-1)
+    shaped = reward - beta * (log_policy - log_ref)
+    mean = (log_policy.exp() * shaped).sum(-1, keepdim=True)
+    return log_policy.exp() * (shaped - mean)
+
+
+RIGHT = {
+    "check_reward_from_preferences": lambda p: torch.logit(p).mean(-1),
+    "check_reward_gradient": reward_gradient,
+    "check_objective_gradient": objective_gradient,
+    "check_token_rewards": token_rewards,
+    "check_bonus_optimum": lambda r, ref, beta, c: ((r + beta * ref) / (beta + c)).log_softmax(-1),
+    "check_stable_log_partition": lambda r, ref, beta: (ref + r / beta).logsumexp(-1),
+    "check_tempered_policy": lambda r, ref, beta, a: (ref + a * r / beta).log_softmax(-1),
+    "check_calibrated_reward": calibrated,
+    "check_proposal_variance": proposal_variance,
+    "check_dpo_loss": lambda w, l, ref_w, ref_l, beta: -logsigmoid(beta * (w - ref_w - l + ref_l)),  # noqa: E741
+    "check_changed_reference": lambda pi, ref, other: (pi - ref + other).log_softmax(-1),
+}
+WRONG = {
+    "not centred": ("check_reward_from_preferences", lambda p: torch.logit(p)[..., 0]),
+    "sign": ("check_reward_gradient", lambda r, wins: -reward_gradient(r, wins)),
+    "KL forgotten": (
+        "check_objective_gradient",
+        lambda logits, r, ref, beta: objective_gradient(logits, r, ref, 0.0),
+    ),
+    "mean forgotten": (
+        "check_objective_gradient",
+        lambda logits, r, ref, beta: (
+            logits.softmax(-1) * (r - beta * (logits.log_softmax(-1) - ref))
+        ),
+    ),
+    "score at the first token": ("check_token_rewards", lambda *a: token_rewards(*a, place=0)),
+    "penalty added": (
+        "check_token_rewards",
+        lambda score, policy, ref, beta: token_rewards(score, policy, ref, -beta),
+    ),
+    "bonus forgotten": (
+        "check_bonus_optimum",
+        lambda r, ref, beta, c: (ref + r / beta).log_softmax(-1),
+    ),
+    "bonus as a larger beta alone": (
+        "check_bonus_optimum",
+        lambda r, ref, beta, c: (ref + r / (beta + c)).log_softmax(-1),
+    ),
+    "overflow": (
+        "check_stable_log_partition",
+        lambda r, ref, beta: (ref.exp() * (r / beta).exp()).sum(-1).log(),
+    ),
+    "without reference": (
+        "check_stable_log_partition",
+        lambda r, ref, beta: (r / beta).logsumexp(-1),
+    ),
+    "scale inverted": (
+        "check_tempered_policy",
+        lambda r, ref, b, a: (ref + r / a / b).log_softmax(-1),
+    ),
+    "shift forgotten": ("check_calibrated_reward", lambda pi, ref, beta, known: beta * (pi - ref)),
+    "mean square": ("check_proposal_variance", lambda *a: proposal_variance(*a) + 1),
+    "naive logarithm": (
+        "check_dpo_loss",
+        lambda w, l, rw, rl, b: -torch.sigmoid(b * (w - rw - l + rl)).log(),  # noqa: E741
+    ),
+    "sides swapped": (
+        "check_dpo_loss",
+        lambda w, l, rw, rl, b: -logsigmoid(-b * (w - rw - l + rl)),  # noqa: E741
+    ),
+    "not normalised": ("check_changed_reference", lambda pi, ref, other: pi - ref + other),
+}
+
+
+def unfinished(*_): ...
+
+
+def raises(*_):
+    raise RuntimeError("first draft")
+
+
+every_check = pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+
+
+def test_each_self_check_is_tested_with_a_right_and_a_wrong_answer():
+    assert set(RIGHT) == {name for name, _ in WRONG.values()} == set(CHECKS)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_right_answer_is_accepted(name):
+    verdict = CHECKS[name](RIGHT[name])
+    assert verdict, repr(verdict)
+    assert repr(verdict).startswith("Solved: ")
+
+
+@pytest.mark.parametrize(("name", "attempt"), WRONG.values(), ids=WRONG)
+def test_a_wrong_answer_is_refused_with_a_hint(name, attempt):
+    verdict = CHECKS[name](attempt)
+    assert not verdict
+    assert repr(verdict).startswith("Not yet: input ")
+    assert "Hint: " in verdict.message
+
+
+@every_check
+def test_an_unfinished_stub_is_no_error(check):
+    verdict = check(unfinished)
+    assert not verdict
+    assert "returns nothing so far" in verdict.message
+
+
+@every_check
+def test_whatever_an_attempt_raises_becomes_a_verdict(check):
+    verdict = check(raises)
+    assert not verdict
+    assert "RuntimeError: first draft" in verdict.message
+
+
+@every_check
+@pytest.mark.parametrize(
+    "value", ["text", [1.0, "text"], {}, Ellipsis, 7, float("nan"), torch.zeros(7)], ids=repr
+)
+def test_whatever_an_attempt_returns_becomes_a_verdict(check, value):
+    verdict = check(lambda *_: value)
+    assert not verdict
+    assert "Hint: " in verdict.message
+
+
+@every_check
+def test_a_check_says_which_chapter_asks_for_it(check):
+    assert inspect.getdoc(check).startswith("Chapter ")
+
+
+def test_a_wrong_shape_is_said_to_be_one():
+    verdict = exercises.check_stable_log_partition(lambda r, ref, beta: r)
+    assert "input 1 gives shape (2, 6) instead of (2,)" in verdict.message
+
+
+def test_an_attempt_that_works_in_place_is_judged_by_the_original_input():
+    def in_place(reward, log_ref, beta):
+        return reward.div_(beta).add_(log_ref).logsumexp(-1)
+
+    assert exercises.check_stable_log_partition(in_place)
