@@ -135,22 +135,20 @@ def run(count: int = 50) -> list[Outcome]:
 
 def table(outcomes: list[Outcome]) -> str:
     """The ledger as a Markdown table."""
-    lines = [
-        "| No. | Statement | Function | sympy | Property | Mutant | Chapter |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = ["| No. | Statement | Checks |", "|---|---|---|"]
     for found in outcomes:
         row = found.statement
-        cells = (
-            row.number,
-            f"{row.title}: ${row.formula}$",
-            f"`{row.function}`",
-            f"{found.steps} proved, {found.controls} refuted",
-            f"{row.property.__doc__} ({found.cases} worlds)",
-            f"{row.mutant.__doc__} (caught on {found.caught})",
-            f"[{int(row.chapter[:2])}]({row.chapter}.ipynb)",
+        statement = (
+            f"**{row.title}**",
+            f"${row.formula}$",
+            f"`{row.function}`, [chapter {int(row.chapter[:2])}]({row.chapter}.ipynb)",
         )
-        lines.append(f"| {' | '.join(cells)} |")
+        checks = (
+            f"*sympy:* {found.steps} steps proved, {found.controls} controls refuted",
+            f"*property:* {row.property.__doc__} ({found.cases} worlds)",
+            f"*mutant:* {row.mutant.__doc__} (caught on {found.caught})",
+        )
+        lines.append(f"| {row.number} | {'<br>'.join(statement)} | {'<br>'.join(checks)} |")
     return "\n".join(lines)
 
 

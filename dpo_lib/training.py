@@ -333,8 +333,6 @@ def train_ppo(
         the policy and a history with `log_policy`, `value`, `ratio` (largest |ratio - 1|),
         `kl_to_old`, and `coefficient` for the penalised form.
     """
-    if beta != 0:
-        check_beta(beta)
     surrogate = surrogate or ClippedSurrogate()
     check_same_shape(reward=reward, log_ref=log_ref)
     check_finite("reward", reward)

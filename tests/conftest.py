@@ -10,6 +10,7 @@ import pytest
 import yaml
 from playwright.sync_api import sync_playwright
 
+os.environ["OMP_NUM_THREADS"] = "1"  # the tables are tiny: threads would wait for each other
 ROOT = Path(__file__).parents[1]
 URL = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())

@@ -90,6 +90,25 @@ def test_the_population_determines_the_reward(scale):
     assert reward_error(fit_reward(population_wins(reward)), reward).max() < 1e-10
 
 
+def test_one_upset_against_a_thousand_wins_at_each_rung_of_a_ladder():
+    # Response i beat i + 1 a thousand times; the last beat the first once. By symmetry all gaps
+    # are one number g, and the first one's wins balance if 1000 sigma(-g) = sigma(2 g).
+    gaps = -fit_reward(table([[0.0, 1000.0, 0.0], [0.0, 0.0, 1000.0], [1.0, 0.0, 0.0]])).diff()
+    assert_close(1000 * torch.sigmoid(-gaps), torch.sigmoid(2 * gaps), rtol=1e-9, atol=0)
+
+
+def test_lopsided_counts_on_which_full_newton_steps_diverge():
+    wins = table([
+        [0.0, 1e6, 0.0, 1.0, 0.0],
+        [1.0, 0.0, 1.0, 0.0, 0.0],
+        [0.0, 1.0, 0.0, 0.0, 0.0],
+        [0.0, 1e6, 0.0, 0.0, 1.0],
+        [1e6, 1.0, 1000.0, 0.0, 0.0],
+    ])  # fmt: skip
+    predicted = ((wins + wins.mT) * preference_table(fit_reward(wins))).sum(-1)
+    assert_close(predicted, wins.sum(-1), rtol=1e-8, atol=1e-8)
+
+
 def test_predicted_wins_equal_observed_wins_for_each_response():  # Zermelo 1929
     games = WINS + WINS.transpose(-1, -2)
     predicted = (games * preference_table(fit_reward(WINS))).sum(-1)
@@ -189,6 +208,13 @@ def test_worlds_trained_side_by_side_equal_each_world_alone():
         one = Preferences(labels.prompt[k], labels.chosen[k], labels.rejected[k])
         alone = train(one, WORLDS.log_ref[k])[1]["log_policy"]
         assert_close(together[:, k], alone, rtol=1e-13, atol=1e-13)
+
+
+def test_each_world_draws_minibatches_of_its_own():
+    pick = torch.tensor([0, 0])
+    twice = Preferences(LABELS.prompt[pick], LABELS.chosen[pick], LABELS.rejected[pick])
+    policy, _ = train(twice, WORLDS.log_ref[:1].expand(2, -1, -1))
+    assert not torch.equal(policy()[0], policy()[1])
 
 
 @pytest.mark.parametrize("swapped", [False, True])
