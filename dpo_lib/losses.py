@@ -5,6 +5,8 @@ step; averaging belongs to the training loop. The language-model half of the lib
 same functions.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -101,23 +103,28 @@ def ppo_clip_loss(
     """
     check_positive("clip_range", clip_range)
     check_same_shape(logps=logps, old_logps=old_logps, advantages=advantages)
-    ratio = (logps - old_logps).exp()
+    ratio = _ratio(logps, old_logps)
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     return -torch.minimum(ratio * advantages, clipped * advantages)
 
 
 def ppo_kl_loss(
-    logps: Tensor, old_logps: Tensor, advantages: Tensor, kl_to_old: Tensor, coefficient: float
+    logps: Tensor,
+    old_logps: Tensor,
+    advantages: Tensor,
+    kl_to_old: Tensor,
+    coefficient: float | Tensor,
 ) -> Tensor:
     """PPO's KL-penalty form with the sign turned, PPO (8): -(rho A - coefficient KL).
 
     Args:
         kl_to_old: KL(pi_old || pi_theta), the divergence to the *previous* policy. It limits
             the step and has nothing to do with the reference policy of objective (3).
-        coefficient: PPO's own beta, at least 0; see `adapted_coefficient`.
+        coefficient: PPO's own beta, at least 0, a number or one for each action; see
+            `adapted_coefficient`.
     """
     check_same_shape(logps=logps, old_logps=old_logps, advantages=advantages, kl_to_old=kl_to_old)
-    return -((logps - old_logps).exp() * advantages - coefficient * kl_to_old)
+    return -(_ratio(logps, old_logps) * advantages - coefficient * kl_to_old)
 
 
 def adapted_coefficient(coefficient: float, kl: float, target: float) -> float:
@@ -186,3 +193,9 @@ def _margin(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
     if margin.device.type == "cpu" and margin.detach().isnan().any():
         raise ValueError("chosen_rewards - rejected_rewards is NaN: no preference between them")
     return margin
+
+
+def _ratio(logps: Tensor, old_logps: Tensor) -> Tensor:
+    """pi_theta / pi_old, finite: past the largest float a clipped ratio's gradient is 0 * inf."""
+    largest = math.log(torch.finfo(logps.dtype).max) - 1
+    return (logps - old_logps).clamp(max=largest).exp()

@@ -60,7 +60,8 @@ def kl_shaped_reward(reward: Tensor, log_policy: Tensor, log_ref: Tensor, beta: 
     """The reward that PPO is run on, r - beta (log pi - log pi_ref) (section 3, unnumbered).
 
     Its mean under pi is objective (3). Works on tables and on log-probabilities of sampled
-    responses alike; all three tensors have one shape.
+    responses alike; all three tensors have one shape. It is +inf where pi is 0, as the
+    logarithm says; such a response is never drawn and must not enter a mean over a table.
     """
     check_same_shape(reward=reward, log_policy=log_policy, log_ref=log_ref)
     check_finite("reward", reward)

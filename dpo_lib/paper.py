@@ -7,9 +7,8 @@ the book prints what `run` finds.
 """
 
 import contextlib
-import importlib
 import math
-import pkgutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,7 +17,6 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from torch.testing import assert_close
 
-import dpo_lib
 from dpo_lib import losses, objective, preferences
 from dpo_lib.proofs import PROOFS, Proof
 from dpo_lib.world import World, random_world
@@ -90,10 +88,9 @@ def cases(count: int, seed: int = 0) -> Iterator[Case]:
 def mutated(function: str, mutant: Callable) -> Iterator[None]:
     """Replace a library function everywhere in dpo_lib, and put it back at the end."""
     module, name = function.split(".")
-    original = getattr(importlib.import_module(f"dpo_lib.{module}"), name)
-    names = [f"dpo_lib.{found.name}" for found in pkgutil.iter_modules(dpo_lib.__path__)
-             if found.name != "__main__"]  # fmt: skip
-    places = [(place, key) for place in map(importlib.import_module, names)
+    original = getattr(sys.modules[f"dpo_lib.{module}"], name)
+    ours = [place for path, place in sys.modules.items() if path.split(".")[0] == "dpo_lib"]
+    places = [(place, key) for place in ours
               for key, value in vars(place).items() if value is original]  # fmt: skip
     try:
         for place, key in places:

@@ -63,14 +63,14 @@ def svg(fig: Figure, alt: str) -> str:
         alt: what the figure shows, in a sentence, for readers who cannot see it.
     """
     buffer = io.StringIO()
-    fig.savefig(buffer, format="svg", metadata={"Date": None})
+    fig.savefig(buffer, format="svg")
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', text))
     # Ids such as "axes_1" recur in every figure of a page; only those referred to may stay.
     text = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in used else "", text)
-    text = re.sub(r"<[^>]+>", _rounded, text)
+    text = re.sub(r' (?!style)[\w:]+="[^"]*"', _rounded, text)
     text = text.replace(_INK, "currentColor").replace("'DejaVu Sans'", "'DejaVu Sans', Verdana")
     label = html.escape(alt, quote=True)
     narrowest = 0.6 * 96 * fig.get_figwidth()  # px: on a phone it scrolls before text is too small
@@ -78,9 +78,10 @@ def svg(fig: Figure, alt: str) -> str:
     return text.replace("<svg ", opening, 1).strip()
 
 
-def _rounded(tag: re.Match) -> str:
+def _rounded(attribute: re.Match) -> str:
     """Coordinates to a tenth of a point: a third of the bytes, the same picture."""
-    return re.sub(r"-?\d+\.\d{2,}", lambda m: f"{float(m[0]):.1f}".removesuffix(".0"), tag[0])
+    number = r"-?\d+\.\d{2,}"
+    return re.sub(number, lambda m: f"{float(m[0]):.1f}".removesuffix(".0"), attribute[0])
 
 
 class Picture:

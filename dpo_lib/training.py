@@ -103,6 +103,7 @@ def fit_reward(wins: Tensor, max_steps: int = 100) -> Tensor:
 
     Raises:
         ValueError: if the wins do not determine a finite reward (see `check_connected`).
+        FloatingPointError: if the counts are so uneven that rounding stops the method.
     """
     check_connected(wins)
     wins = wins / wins.sum((-2, -1), keepdim=True)
@@ -129,6 +130,8 @@ def fit_reward(wins: Tensor, max_steps: int = 100) -> Tensor:
             size = torch.where(worse, size / 2, size)
         reward = reward - size.unsqueeze(-1) * step
         loss = _pairwise_loss(reward, wins)
+    if (decrement > 1e-12).any():
+        raise FloatingPointError(f"Newton's method has not converged after {max_steps} steps")
     return reward
 
 
@@ -281,24 +284,32 @@ class ClippedSurrogate:
     def loss(self, logps, old_logps, advantages, log_policy, old_log_policy) -> Tensor:
         return ppo_clip_loss(logps, old_logps, advantages, self.clip_range)
 
-    def adapt(self, kl: float) -> None:
+    def adapt(self, kl: Tensor) -> None:
         """Clipping has nothing to adapt."""
 
 
 @dataclass
 class PenalisedSurrogate:
-    """PPO (8): a penalty on KL(pi_old || pi), its coefficient adapted towards `target`."""
+    """PPO (8): a penalty on KL(pi_old || pi), its coefficient adapted towards `target`.
 
-    coefficient: float = 1.0
+    Each world has its own coefficient, so that worlds trained side by side stay independent.
+    """
+
+    coefficient: float | Tensor = 1.0  # a tensor of shape (...) once it has been adapted
     target: float = 0.01  # nats for each iteration
 
     def loss(self, logps, old_logps, advantages, log_policy, old_log_policy) -> Tensor:
         kl = kl_divergence(old_log_policy, log_policy).unsqueeze(-1).expand_as(logps)
-        return ppo_kl_loss(logps, old_logps, advantages, kl, self.coefficient)
+        coefficient = torch.as_tensor(self.coefficient, dtype=kl.dtype)[..., None, None]
+        return ppo_kl_loss(logps, old_logps, advantages, kl, coefficient.expand_as(kl))
 
-    def adapt(self, kl: float) -> None:
-        # The rule halves without end; below this the penalty no longer acts.
-        self.coefficient = max(adapted_coefficient(self.coefficient, kl, self.target), 1e-12)
+    def adapt(self, kl: Tensor) -> None:
+        kl = kl.mean(-1)  # over prompts
+        old = torch.as_tensor(self.coefficient, dtype=kl.dtype).expand_as(kl)
+        pairs = zip(old.flatten().tolist(), kl.flatten().tolist(), strict=True)
+        new = [adapted_coefficient(*pair, self.target) for pair in pairs]
+        # The rule halves without end; below the clamp the penalty no longer acts.
+        self.coefficient = torch.tensor(new, dtype=kl.dtype).view_as(kl).clamp_min(1e-12)
 
 
 def train_ppo(
@@ -368,10 +379,10 @@ def train_ppo(
             new = policy()
             kl = kl_divergence(old, new)
             ratio = (new.gather(-1, drawn) - old_logps).exp()
-        surrogate.adapt(kl.mean().item())
+        surrogate.adapt(kl)
         history.append(kl_to_old=kl, ratio=(ratio - 1).abs().amax(-1))
         if isinstance(surrogate, PenalisedSurrogate):
-            history.append(coefficient=torch.tensor(surrogate.coefficient, dtype=torch.float64))
+            history.append(coefficient=surrogate.coefficient)
         decay.step()
     history.append(log_policy=policy(), value=value())
     return policy, history

@@ -276,3 +276,14 @@ def test_lambda_one_gives_return_minus_value_and_lambda_zero_the_td_error(number
     if steps > 1:
         td = rewards[:, 0] + gamma * values[:, 1] - values[:, 0]
         assert_close(generalized_advantages(rewards, values, gamma, 0.0)[:, 0], td)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_clipped_ratio_of_any_size_has_gradient_zero_and_no_nan(dtype):
+    """H1: exp of a log-ratio of 1e6 overflows, and 0 * inf must not reach the gradient."""
+    logps = torch.tensor([1e6, 1e6, -1e6], dtype=dtype, requires_grad=True)
+    advantages = torch.tensor([1.0, 0.0, -1.0], dtype=dtype)
+    loss = ppo_clip_loss(logps, torch.zeros(3, dtype=dtype), advantages, 0.2)
+    loss.sum().backward()
+    torch.testing.assert_close(loss.detach(), torch.tensor([-1.2, 0.0, 0.8], dtype=dtype))
+    torch.testing.assert_close(logps.grad, torch.zeros(3, dtype=dtype))

@@ -115,6 +115,12 @@ def test_predicted_wins_equal_observed_wins_for_each_response():  # Zermelo 1929
     assert_close(predicted, WINS.sum(-1), rtol=1e-12, atol=1e-12)
 
 
+def test_a_newton_method_cut_short_says_so_instead_of_returning_its_last_guess():
+    wins = torch.tensor([[[0.0, 999.0], [1.0, 0.0]]], dtype=torch.float64)
+    with pytest.raises(FloatingPointError, match="not converged after 2 steps"):
+        fit_reward(wins, max_steps=2)
+
+
 def test_newton_finds_the_minimum_that_lbfgs_finds():
     rewards = torch.zeros_like(WORLDS.true_reward, requires_grad=True)
     solver = torch.optim.LBFGS(
@@ -330,12 +336,13 @@ def test_ppo_adapts_its_penalty_to_the_divergence_that_it_measured():
     assert history["coefficient"].unique().numel() > 2
 
 
-def test_worlds_in_one_ppo_run_do_not_leak_into_each_other():
+@pytest.mark.parametrize("surrogate", [ClippedSurrogate, PenalisedSurrogate])
+def test_worlds_in_one_ppo_run_do_not_leak_into_each_other(surrogate):
     reward = torch.stack([SMALL.true_reward, SMALL.true_reward])
     log_ref = SMALL.log_ref.expand_as(reward)
-    other = torch.stack([SMALL.true_reward, -SMALL.true_reward])
+    other = torch.stack([SMALL.true_reward, -9 * SMALL.true_reward])
     first, second = (
-        train_ppo(r, log_ref, 1.0, generator(14), iterations=5, draws=32)[0]()
+        train_ppo(r, log_ref, 1.0, generator(14), surrogate(), iterations=9, draws=32)[0]()
         for r in (reward, other)
     )
     assert torch.equal(first[0], second[0])
