@@ -73,7 +73,7 @@ def start_empty(app):
         original, copy = source / "static/mathjax" / name, Path(app.outdir, "_static/mathjax", name)
         copy.parent.mkdir(parents=True, exist_ok=True)
         if original.is_dir():
-            shutil.copytree(original, copy, dirs_exist_ok=True)
+            shutil.copytree(original, copy)
         else:
             shutil.copy(original, copy)
     Path(app.outdir, ".nojekyll").touch()  # GitHub Pages would drop _static

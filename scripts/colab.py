@@ -59,6 +59,7 @@ def main() -> None:
         venv.create(ENVIRONMENT, with_pip=True)
     hidden = ("DPO_BOOK_BUILD", "PYTHONPATH")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # or each kernel warns about its debugger
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder, "main.zip")
         archive(package)

@@ -18,12 +18,13 @@ def main(address: str | None) -> None:
     if new is None:
         sys.exit(f"no GitHub address: {address or 'git has no such remote named origin'}")
     old = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
-    names = ("_config.yml", "CITATION.cff", "*.md", "book/*.md", "book/*.ipynb")
-    for path in sorted(path for name in names for path in ROOT.glob(name)):
-        text = path.read_text()
-        if old in text:
-            path.write_text(text.replace(old, new))
-            print(f"{path.relative_to(ROOT)}: {new}")
+    # _config.yml, which knows the old address, comes last: an interrupted run can be repeated.
+    for pattern in ("book/*.ipynb", "book/*.md", "*.md", "CITATION.cff", "_config.yml"):
+        for path in sorted(ROOT.glob(pattern)):
+            text = path.read_text()
+            if old in text:
+                path.write_text(text.replace(old, new))
+                print(f"{path.relative_to(ROOT)}: {new}")
 
 
 if __name__ == "__main__":

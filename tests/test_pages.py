@@ -96,7 +96,9 @@ def test_a_page_is_complete_without_the_network(browser, origin, name):
 @pytest.mark.parametrize("name", WITH_SLIDER)
 def test_a_slider_moves_by_keyboard_and_mouse(browser, origin, name):
     with visit(browser, f"{origin}/{name}.html") as (page, complaints):
-        for slider in page.locator(".dpo-slider").all():
+        sliders = page.locator(".dpo-slider").all()
+        assert sliders
+        for slider in sliders:
             for control in slider.locator("input[type=range]").all():
                 ident = control.get_attribute("id")
 
@@ -121,7 +123,9 @@ def test_a_slider_moves_by_keyboard_and_mouse(browser, origin, name):
 @pytest.mark.parametrize("name", WITH_SLIDER)
 def test_a_slider_without_javascript_is_a_picture_and_a_table(browser, origin, name):
     with visit(browser, f"{origin}/{name}.html", java_script_enabled=False) as (page, _):
-        for slider in page.locator(".dpo-slider").all():
+        sliders = page.locator(".dpo-slider").all()
+        assert sliders
+        for slider in sliders:
             assert slider.locator("svg").is_visible()
             controls = slider.locator("input[type=range]").all()
             positions = prod(int(control.get_attribute("max")) + 1 for control in controls)
