@@ -31,9 +31,12 @@ SLIDER_STEPS = """() => [...document.querySelectorAll(".dpo-slider input")].flat
 def build(tree: Path) -> tuple[float, str]:
     """Seconds and log of one build."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "jupyter_book", "build", ".", "-W", "-n", "--keep-going"]
-    log = subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True)
-    return time.perf_counter() - start, log.stdout + log.stderr
+    jupyter_book = Path(sys.executable).with_name("jupyter-book")
+    command = [jupyter_book, "build", ".", "-W", "-n", "--keep-going"]
+    result = subprocess.run(command, cwd=tree, capture_output=True, text=True)
+    if result.returncode != 0:
+        sys.exit(result.stdout[-2000:] + result.stderr[-2000:])
+    return time.perf_counter() - start, result.stdout + result.stderr
 
 
 def slider_steps(pages: list[Path]) -> list[float]:

@@ -66,15 +66,18 @@ def svg(fig: Figure, alt: str) -> str:
     fig.savefig(buffer, format="svg")
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    # A <style> inside an inline SVG would restyle the whole page, and slowly at that.
+    text = re.sub(r"<(metadata|style)\b.*?</\1>\s*", "", text, flags=re.DOTALL)
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', text))
     # Ids such as "axes_1" recur in every figure of a page; only those referred to may stay.
     text = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in used else "", text)
     text = re.sub(r' (?!style)[\w:]+="[^"]*"', _rounded, text)
     text = text.replace(_INK, "currentColor").replace("'DejaVu Sans'", "'DejaVu Sans', Verdana")
+    text = re.sub(r">\s+<", "><", text)
     label = html.escape(alt, quote=True)
     narrowest = 0.6 * 96 * fig.get_figwidth()  # px: on a phone it scrolls before text is too small
-    opening = f'<svg role="img" aria-label="{label}" style="min-width: {narrowest:.0f}px" '
+    style = f"min-width: {narrowest:.0f}px; stroke-linejoin: round"
+    opening = f'<svg role="img" aria-label="{label}" style="{style}" '
     return text.replace("<svg ", opening, 1).strip()
 
 

@@ -178,3 +178,9 @@ def test_bars_are_as_high_as_the_probabilities_and_do_not_overlap():
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["reference", "sure"]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b", "c"]
+
+
+def test_a_figure_carries_no_style_sheet_that_would_reach_the_rest_of_the_page():
+    fig, ax = plotting.figure()
+    ax.plot([0, 1])
+    assert "<style" not in plotting.svg(fig, "a line")
