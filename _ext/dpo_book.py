@@ -59,9 +59,22 @@ def configure(app, config):
         config.html_theme_options["repository_branch"] = os.environ["GITHUB_REF_NAME"]
 
 
-def all_pages(app, env, added, changed, removed):
-    """Sphinx would skip an unchanged page, and with it the warnings that failed the last build."""
-    return env.found_docs
+def pages_to_read(app, env, added, changed, removed):
+    """Every page: Sphinx would skip an unchanged one, and the warnings that failed the last build.
+
+    The reference takes as long as all others together. After a build without a warning it is
+    left to Sphinx, which reads it again when the library changes.
+    """
+    clean = Path(app.doctreedir, "clean")
+    if not clean.exists():
+        return env.found_docs
+    clean.unlink()
+    return env.found_docs - {"book/api"}
+
+
+def remember(app, exception):
+    if exception is None and app._warncount == 0:
+        Path(app.doctreedir, "clean").touch()
 
 
 def start_empty(app):
@@ -99,6 +112,7 @@ def setup(app):
     app.connect("config-inited", configure)
     app.connect("builder-inited", start_empty, priority=400)  # before sphinx.ext.mathjax
     app.connect("autodoc-process-docstring", escape_bars)
-    app.connect("env-get-outdated", all_pages)
+    app.connect("env-get-outdated", pages_to_read)
+    app.connect("build-finished", remember)
     app.connect("html-page-context", drop_thebe, priority=900)  # after sphinx-thebe
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -36,6 +36,24 @@ def test_a_cell_that_raises_fails_every_build_until_it_is_mended(tmp_path):
         assert "ZeroDivisionError" in result.stdout
 
 
+def test_a_broken_docstring_fails_every_build_until_it_is_mended(tmp_path):
+    tiny_book(tmp_path, "1 + 1")
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book/api.md").write_text(
+        "# API\n\n```{eval-rst}\n.. automodule:: dpo_lib\n   :members:\n```\n"
+    )
+    (tmp_path / "_toc.yml").write_text(
+        "format: jb-book\nroot: page\nchapters:\n  - file: book/api\n"
+    )
+    library = tmp_path / "dpo_lib/__init__.py"
+    for text, passes in [("Fine.", True), (":func:`nowhere`", False), (":func:`nowhere`", False)]:
+        library.write_text(f'"""{text}"""\n')
+        result = build(tmp_path)
+        assert (result.returncode == 0) == passes, result.stdout[-2000:]
+    library.write_text('"""Mended."""\n')
+    assert "Mended." in (build_or_fail(tmp_path) / "book/api.html").read_text()
+
+
 def test_a_chapter_runs_again_when_the_library_changes_and_only_then(tmp_path):
     tiny_book(tmp_path, "import time\n\nimport dpo_lib\n\nprint(dpo_lib.answer, time.time_ns())")
     library = tmp_path / "dpo_lib/__init__.py"
