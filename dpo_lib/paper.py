@@ -131,22 +131,28 @@ def run(count: int = 50) -> list[Outcome]:
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """The ledger as a Markdown table."""
-    lines = ["| No. | Statement | Checks |", "|---|---|---|"]
+    """The ledger at a glance, a Markdown table of counts."""
+    lines = [
+        "| No. | Statement | steps proved | controls refuted | worlds held | mutant caught |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
     for found in outcomes:
         row = found.statement
-        statement = (
-            f"**{row.title}**",
-            f"${row.formula}$",
-            f"`{row.function}`, [chapter {int(row.chapter[:2])}]({row.chapter}.ipynb)",
-        )
-        checks = (
-            f"*sympy:* {found.steps} steps proved, {found.controls} controls refuted",
-            f"*property:* {row.property.__doc__} ({found.cases} worlds)",
-            f"*mutant:* {row.mutant.__doc__} (caught on {found.caught})",
-        )
-        lines.append(f"| {row.number} | {'<br>'.join(statement)} | {'<br>'.join(checks)} |")
+        counts = (found.steps, found.controls, found.cases, found.caught)
+        lines.append(f"| {row.number} | {row.title} | {' | '.join(map(str, counts))} |")
     return "\n".join(lines)
+
+
+def details(outcomes: list[Outcome]) -> str:
+    """The ledger in words, a Markdown paragraph and list for each statement."""
+    return "\n\n".join(
+        f"**{row.number}.** {row.title}: `{row.function}`, "
+        f"[chapter {int(row.chapter[:2])}]({row.chapter}.ipynb)\n\n"
+        f"$${row.formula}$$\n\n"
+        f"- *property:* {row.property.__doc__}\n"
+        f"- *mutant:* {row.mutant.__doc__}"
+        for row in (found.statement for found in outcomes)
+    )
 
 
 LEDGER: list[Statement] = []
