@@ -47,6 +47,7 @@ def slider_steps(pages: list[Path]) -> list[float]:
         page, steps = browser.new_page(), []
         for path in pages:
             page.goto(path.as_uri())
+            page.evaluate("window.MathJax?.startup.promise")  # or its typesetting is timed too
             page.wait_for_timeout(500)
             steps += page.evaluate(SLIDER_STEPS)
         browser.close()
