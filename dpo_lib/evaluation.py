@@ -67,3 +67,50 @@ def chi_square_p(statistic: Tensor, degrees: int) -> Tensor:
     return torch.special.gammaincc(
         torch.tensor(degrees / 2, dtype=torch.float64), statistic.double() / 2
     )
+
+
+def score_gradient_variance(log_policy: Tensor, reward: Tensor, baseline: Tensor) -> Tensor:
+    """Variance of the score-function gradient from one drawn response, exactly.
+
+    The estimator is (r(y) - baseline) grad log pi(y) with y ~ pi, its gradient in the logits of
+    a tabular softmax. A baseline that depends on the prompt alone leaves its mean unchanged.
+
+    Args:
+        log_policy: shape (..., prompts, responses).
+        reward: what the draw is weighted with, same shape, reward units; for objective (3) that
+            is `kl_shaped_reward`. Responses of probability 0 play no part.
+        baseline: shape (..., prompts), reward units.
+
+    Returns:
+        trace of the covariance, shape (..., prompts), squared reward units.
+    """
+    check_same_shape(log_policy=log_policy, reward=reward)
+    check_same_shape(baseline=baseline, prompts=log_policy[..., 0])
+    probability, size, reward = _scores(log_policy, reward)
+    weight = reward - baseline.unsqueeze(-1)
+    mean = probability * (weight - (probability * weight).sum(-1, keepdim=True))
+    return (probability * weight.square() * size).sum(-1) - mean.square().sum(-1)
+
+
+def optimal_baseline(log_policy: Tensor, reward: Tensor) -> Tensor:
+    """The baseline with the smallest `score_gradient_variance`: E[r s] / E[s], s = |grad log pi|^2.
+
+    Returns:
+        shape (..., prompts), reward units; 0 for a policy that is sure of its response, where
+        no baseline matters.
+    """
+    check_same_shape(log_policy=log_policy, reward=reward)
+    probability, size, reward = _scores(log_policy, reward)
+    total = (probability * size).sum(-1)
+    return torch.where(total > 0, (probability * reward * size).sum(-1) / total, 0.0)
+
+
+def _scores(log_policy: Tensor, reward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """pi, the squared length of grad log pi(y), and the reward with 0 where pi is 0."""
+    check_log_policy("log_policy", log_policy)
+    reward = reward.masked_fill(log_policy.isneginf(), 0.0)
+    check_finite("reward", reward)
+    probability = log_policy.exp()
+    # In the logits, grad log pi(y) is the unit vector of y minus pi.
+    size = 1 - 2 * probability + probability.square().sum(-1, keepdim=True)
+    return probability, size, reward

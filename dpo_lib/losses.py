@@ -1,4 +1,4 @@
-"""The losses of the paper: reward model (2), DPO (7), and PPO's three.
+"""The losses of the paper: reward model (2), DPO (7), rankings (20), and PPO's three.
 
 Losses take log-probabilities or rewards, never models, and return one value for each pair or
 step; averaging belongs to the training loop. The language-model half of the library uses these
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpo_lib._checks import check_not_nan, check_positive, check_same_shape
-from dpo_lib.objective import implicit_reward
+from dpo_lib.objective import implicit_reward, policy_ranking_logp
 
 
 def reward_loss(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
@@ -69,6 +69,23 @@ def dpo_weight(
     chosen = implicit_reward(policy_chosen_logps, ref_chosen_logps, beta)
     rejected = implicit_reward(policy_rejected_logps, ref_rejected_logps, beta)
     return torch.sigmoid(-_margin(chosen, rejected))
+
+
+def plackett_luce_dpo_loss(
+    policy_logps: Tensor, ref_logps: Tensor, ranking: Tensor, beta: float
+) -> Tensor:
+    """The DPO loss of each ranking, equation (20): minus the logarithm of (19).
+
+    Args:
+        policy_logps, ref_logps: log-probabilities of whole responses, shape (..., responses).
+        ranking: K different responses from best to worst, shape (..., K); with K = 2 this is
+            `dpo_loss`.
+        beta: > 0, reward units per nat.
+
+    Returns:
+        shape (...), nats; log K! where policy and reference agree.
+    """
+    return -policy_ranking_logp(policy_logps, ref_logps, ranking, beta)
 
 
 def table_loss(table: Tensor, wins: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Objective (3), its optimum (4), and the reward that a policy implies (5), (6).
+"""Objective (3), its optimum (4), the reward that a policy implies (5), (6), and section 5.
 
 Everything stays in log space. Policies are tables of log-probabilities, shape
 (..., prompts, responses); a response that the reference never gives has log-probability -inf.
@@ -14,7 +14,7 @@ from dpo_lib._checks import (
     check_not_nan,
     check_same_shape,
 )
-from dpo_lib.preferences import bradley_terry
+from dpo_lib.preferences import bradley_terry, plackett_luce_logp
 
 
 def expected_reward(log_policy: Tensor, reward: Tensor) -> Tensor:
@@ -159,6 +159,72 @@ def policy_preference(
         implicit_reward(policy_chosen_logps, ref_chosen_logps, beta),
         implicit_reward(policy_rejected_logps, ref_rejected_logps, beta),
     )
+
+
+def policy_ranking_logp(
+    policy_logps: Tensor, ref_logps: Tensor, ranking: Tensor, beta: float
+) -> Tensor:
+    """The ranking that a policy implies, the logarithm of equation (19).
+
+    Equation (18) at implicit rewards; log Z(x) is the same for all responses and cancels.
+
+    Args:
+        policy_logps, ref_logps: shape (..., responses), in nats.
+        ranking: K different responses from best to worst, shape (..., K).
+
+    Returns:
+        log-probabilities of the rankings, shape (...), in nats.
+    """
+    return plackett_luce_logp(implicit_reward(policy_logps, ref_logps, beta), ranking)
+
+
+def are_equivalent(reward: Tensor, other: Tensor, tolerance: float = 1e-9) -> Tensor:
+    """Whether two rewards differ by a function of the prompt alone, Definition 1.
+
+    Args:
+        reward, other: shape (..., prompts, responses), reward units.
+        tolerance: largest spread of the differences of one prompt that counts as rounding.
+
+    Returns:
+        bool, shape (..., prompts). Rewards are equivalent if all prompts say so.
+    """
+    check_same_shape(reward=reward, other=other)
+    check_finite("reward", reward)
+    check_finite("other", other)
+    difference = reward - other
+    return difference.amax(-1) - difference.amin(-1) <= tolerance
+
+
+def project(reward: Tensor, log_ref: Tensor, beta: float) -> Tensor:
+    """The member of a reward's class with Z(x) = 1: the paper's f(r; pi_ref, beta), equation (8).
+
+    f(r) = r - beta log Z(x). It is the one member of the class that is an implicit reward,
+    beta log(pi_r / pi_ref): Theorem 1, equations (9) and (23)-(25), and Proposition 1.
+
+    Args:
+        reward, log_ref: shape (..., prompts, responses).
+        beta: > 0, reward units per nat.
+
+    Returns:
+        the same shape, reward units.
+    """
+    return reward - beta * log_partition(reward, log_ref, beta).unsqueeze(-1)
+
+
+def soft_advantage(reward: Tensor, log_policy: Tensor, log_ref: Tensor, beta: float) -> Tensor:
+    """What equation (10) averages: f(r) - beta log(pi / pi_ref) = beta log(pi* / pi).
+
+    It is PPO's reward with the reference's soft value, beta log Z(x), as the baseline. Its mean
+    under pi is -beta KL(pi || pi*), and at the optimum it is 0 for every response.
+
+    Args:
+        reward, log_policy, log_ref: shape (..., prompts, responses).
+        beta: > 0, reward units per nat.
+
+    Returns:
+        the same shape, reward units; +inf where pi is 0, as in `kl_shaped_reward`.
+    """
+    return kl_shaped_reward(project(reward, log_ref, beta), log_policy, log_ref, beta)
 
 
 def _log_weights(reward: Tensor, log_ref: Tensor, beta: float) -> tuple[Tensor, Tensor]:

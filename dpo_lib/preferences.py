@@ -48,20 +48,26 @@ def plackett_luce_logp(rewards: Tensor, ranking: Tensor) -> Tensor:
     The best is drawn by a softmax over all K, the second by a softmax over the rest, and so on.
 
     Args:
-        rewards: shape (..., K), reward units.
-        ranking: indices of the responses from best to worst, shape (..., K), a permutation.
+        rewards: shape (..., responses), reward units.
+        ranking: K different responses from best to worst, shape (..., K), integers; those that
+            were not shown to the labeller are left out.
 
     Returns:
         log-probabilities, shape (...), in nats.
     """
-    check_same_shape(rewards=rewards, ranking=ranking)
-    check_finite("rewards", rewards)
-    check_indices("ranking", ranking, rewards.shape[-1])
-    if not (ranking.sort(-1).values == torch.arange(rewards.shape[-1])).all():
-        raise ValueError("ranking must list every response exactly once")
+    check_same_shape(rewards=rewards[..., 0], ranking=ranking[..., 0])
+    check_ranking(ranking, rewards.shape[-1])
     ordered = rewards.gather(-1, ranking)
+    check_finite("rewards of the ranking", ordered)
     remaining = ordered.flip(-1).logcumsumexp(-1).flip(-1)  # log of the sum over k..K
     return (ordered - remaining).sum(-1)
+
+
+def check_ranking(ranking: Tensor, responses: int) -> None:
+    """Raise ValueError unless each ranking lists different responses that exist."""
+    check_indices("ranking", ranking, responses)
+    if (ranking.sort(-1).values.diff(dim=-1) == 0).any():
+        raise ValueError("ranking must list a response at most once")
 
 
 @dataclass(frozen=True)
@@ -105,21 +111,35 @@ def sample_preferences(reward: Tensor, pairs: int, generator: torch.Generator) -
     )
 
 
-def sample_rankings(rewards: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+def sample_rankings(
+    rewards: Tensor, draws: int, generator: torch.Generator, shown: int | None = None
+) -> Tensor:
     """Draw rankings from equation (18).
 
     Sorting rewards plus independent Gumbel noise is a Plackett-Luce draw (Yellott 1977).
 
     Args:
-        rewards: shape (..., K).
+        rewards: shape (..., responses), reward units.
+        draws: rankings drawn for each prompt.
+        shown: how many responses each ranking orders, a fresh uniform choice; all if None.
 
     Returns:
-        rankings from best to worst, shape (..., draws, K), int64.
+        rankings from best to worst, shape (..., draws, shown), int64.
+
+    Raises:
+        ValueError: unless 2 <= shown <= responses.
     """
     check_finite("rewards", rewards)
-    shape = (*rewards.shape[:-1], draws, rewards.shape[-1])
-    exponential = -torch.log1p(-torch.rand(shape, generator=generator, dtype=torch.float64))
-    return (rewards.unsqueeze(-2) - exponential.log()).argsort(-1, descending=True)
+    responses = rewards.shape[-1]
+    shown = responses if shown is None else shown
+    if not 2 <= shown <= responses:
+        raise ValueError(f"shown must lie in [2, {responses}], got {shown}")
+    shape = (*rewards.shape[:-1], draws, responses)
+    choice = torch.rand(shape, generator=generator).argsort(-1)[..., :shown]
+    uniform = torch.rand(choice.shape, generator=generator, dtype=torch.float64)
+    gumbel = -(-torch.log1p(-uniform)).log()
+    noisy = rewards.unsqueeze(-2).expand(shape).gather(-1, choice) + gumbel
+    return choice.gather(-1, noisy.argsort(-1, descending=True))
 
 
 def check_preferences(preferences: Preferences, prompts: int, responses: int) -> None:

@@ -24,6 +24,7 @@ from dpo_lib.losses import (
     dpo_loss,
     entropy,
     generalized_advantages,
+    plackett_luce_dpo_loss,
     ppo_clip_loss,
     ppo_kl_loss,
     table_loss,
@@ -35,6 +36,7 @@ from dpo_lib.preferences import (
     Preferences,
     check_connected,
     check_preferences,
+    check_ranking,
     check_win_table,
 )
 from dpo_lib.world import sample_responses
@@ -152,6 +154,54 @@ def fit_dpo(wins: Tensor, log_ref: Tensor, beta: float, max_steps: int = 1000) -
     check_same_shape(wins=wins[..., 0], log_ref=log_ref)
     check_support(wins, log_ref)
     policy = TabularPolicy(log_ref)
+
+    def loss() -> Tensor:
+        return table_loss(implicit_reward(policy(), log_ref, beta), wins)
+
+    _lbfgs(policy, loss, max_steps)
+    return policy
+
+
+def fit_ranking_dpo(
+    rankings: Tensor,
+    log_ref: Tensor,
+    beta: float,
+    weights: Tensor | None = None,
+    max_steps: int = 1000,
+) -> TabularPolicy:
+    """The tabular policy that minimises the ranking loss (20), by L-BFGS.
+
+    Args:
+        rankings: each from best to worst, shape (..., prompts, rankings, K), K <= responses.
+        log_ref: log pi_ref(y | x), shape (..., prompts, responses).
+        beta: > 0, reward units per nat.
+        weights: counts or probabilities of the rankings, shape (..., prompts, rankings); one
+            each if None. With all K! orders and their probabilities (18) this is the population.
+
+    Raises:
+        ValueError: if a ranked response has reference probability 0.
+    """
+    check_beta(beta)
+    check_same_shape(rankings=rankings[..., 0, 0], log_ref=log_ref[..., 0])
+    weights = torch.ones_like(rankings[..., 0], dtype=log_ref.dtype) if weights is None else weights
+    check_same_shape(rankings=rankings[..., 0], weights=weights)
+    policy = TabularPolicy(log_ref)
+    ref = log_ref.unsqueeze(-2).expand(*rankings.shape[:-1], log_ref.shape[-1])
+    check_ranking(rankings, ref.shape[-1])
+    if ref.gather(-1, rankings).isneginf().any():
+        raise ValueError("rankings hold a response that log_ref gives probability 0")
+
+    def loss() -> Tensor:
+        logps = policy().unsqueeze(-2).expand_as(ref)
+        losses = plackett_luce_dpo_loss(logps, ref, rankings, beta)
+        return (weights * losses).sum((-2, -1)) / weights.sum((-2, -1))
+
+    _lbfgs(policy, loss, max_steps)
+    return policy
+
+
+def _lbfgs(policy: nn.Module, loss: Callable[[], Tensor], max_steps: int) -> None:
+    """Minimise a smooth loss over all parameters to the last digit that float64 gives."""
     optimizer = torch.optim.LBFGS(
         policy.parameters(),
         max_iter=max_steps,
@@ -164,12 +214,11 @@ def fit_dpo(wins: Tensor, log_ref: Tensor, beta: float, max_steps: int = 1000) -
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = table_loss(implicit_reward(policy(), log_ref, beta), wins).sum()
-        loss.backward()
-        return loss
+        total = loss().sum()
+        total.backward()
+        return total
 
     optimizer.step(closure)
-    return policy
 
 
 def train_dpo(
