@@ -1,42 +1,50 @@
 """The paper's quantities in sympy, and the two questions asked of an identity.
 
 `is_zero` proves that an expression vanishes identically, `differs_from_zero` that it does not.
-There is one prompt with K answers. The chapters write their algebra with these building blocks,
-and `proofs` the whole chain.
+There is one prompt with K answers. K is a number for the blocks that take sequences; for any K
+at once, `answers_of_any_number` gives indexed symbols, to be added up with `total`. The chapters
+write their algebra with these building blocks, and `proofs` and `theory` the whole chain.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import sympy as sp
-from sympy import Expr, Rational, Symbol, exp, log
+from sympy import Expr, IndexedBase, Rational, Sum, Symbol, exp, log
 
 
 def is_zero(expression: Expr) -> bool:
     """Whether sympy proves that an expression is identically zero.
 
-    Logs and exponentials are taken apart, everything is put over one denominator, and the
-    numerator is multiplied out. False means "not proved"; `differs_from_zero` refutes.
+    Logs and exponentials are taken apart, sums are written through basic ones (`collapsed`),
+    everything is put over one denominator, and the numerator is multiplied out. False means
+    "not proved"; `differs_from_zero` refutes.
 
     Raises:
         ValueError: if the expression contains a floating-point number.
     """
-    numerator, _ = sp.fraction(sp.together(_expand(_exact(expression))))
+    expression = collapsed(_exact(expression))
+    numerator, _ = sp.fraction(sp.together(_expand(expression)))
     return _expand(numerator) == 0
 
 
 def differs_from_zero(expression: Expr) -> bool:
     """Whether an expression is non-zero at one point: symbols by name are 1/5, 1/7, 1/11, ...
 
-    The value has 30 correct digits and must exceed 1e-20 in size, so True refutes an identity.
+    A symbolic number of answers is 3 there. The value has 30 correct digits and must exceed
+    1e-20 in size, so True refutes an identity.
 
     Raises:
         ValueError: if the expression contains a floating-point number.
     """
-    expression = _exact(expression)
-    symbols = sorted(expression.free_symbols, key=str)
-    point = {symbol: Rational(1, sp.prime(n)) for n, symbol in enumerate(symbols, start=3)}
-    return bool(abs(expression.subs(point).evalf(30)) > Rational(1, 10**20))
+    expression = _exact(expression).subs({K: 3, ANSWER: 2}).doit()
+    # An indexed symbol such as r[1] counts as one symbol; its base alone is none.
+    symbols = expression.free_symbols - {base.label for base in expression.atoms(IndexedBase)}
+    values = {
+        symbol: Rational(1, sp.prime(n))
+        for n, symbol in enumerate(sorted(symbols, key=str), start=3)
+    }
+    return bool(abs(expression.subs(values).evalf(30)) > Rational(1, 10**20))
 
 
 def _exact(expression: Expr) -> Expr:
@@ -74,10 +82,85 @@ def answers(K: int = 3) -> Answers:
     )
 
 
-def normalised(expression: Expr, *distributions: Sequence[Symbol]) -> Expr:
-    """The expression with the last probability of each distribution as 1 - sum of the others."""
-    expression = _expand(expression)  # now, while every probability is known to be positive
-    return expression.subs({last: 1 - sum(others) for *others, last in distributions})
+K = Symbol("K", integer=True, positive=True)  # any number of answers
+ANSWER = Symbol("i", integer=True, positive=True)  # any one of them
+
+
+class AnyAnswers(NamedTuple):
+    """Indexed symbols for K answers, K a symbol: reward[1], ..., reward[K] and so on."""
+
+    reward: IndexedBase  # real
+    ref: IndexedBase  # positive
+    policy: IndexedBase  # positive
+    beta: Symbol  # positive
+
+
+def answers_of_any_number() -> AnyAnswers:
+    """Symbols for any number of answers. Probabilities need not sum to one; see `total`."""
+    return AnyAnswers(
+        reward=IndexedBase("r", real=True),
+        ref=IndexedBase("p", positive=True),
+        policy=IndexedBase("q", positive=True),
+        beta=Symbol("beta", positive=True),
+    )
+
+
+def total(term: Callable[[Expr], Expr], first: Expr | int = 1) -> Expr:
+    """term(first) + ... + term(K), unevaluated, for any K."""
+    place = sp.Dummy(integer=True, positive=True)
+    summand = term(place)
+    taken = {symbol.name for symbol in summand.atoms(Symbol)}  # indices of sums inside this one
+    index = _index(next(name for name in "jlmn" if name not in taken))
+    return Sum(summand.subs(place, index), (index, first, K))
+
+
+def _index(name: str) -> Symbol:
+    return Symbol(name, integer=True, positive=True)
+
+
+def collapsed(expression: Expr) -> Expr:
+    """Write every `total` through basic sums, and every basic sum as one symbol.
+
+    A sum is linear: each summand is multiplied out, its terms are summed apart, and what does
+    not depend on the index goes in front. Equal basic sums become equal symbols, positive if all
+    their terms are, so that `is_zero` can decide the rest as if K were a number.
+    """
+    return sp.sympify(expression).replace(lambda node: isinstance(node, Sum), _linear)
+
+
+def _linear(node: Sum) -> Expr:
+    (index, first, last), result = node.limits[0], sp.S.Zero
+    for term in sp.Add.make_args(_expand(node.function)):
+        front, basic = term.as_independent(index, as_Add=False)
+        result += front * (last - first + 1 if basic == 1 else _basic(basic, index, first, last))
+    return result
+
+
+def _basic(term: Expr, index: Symbol, first: Expr, last: Expr) -> Expr:
+    """A sum as a symbol named by its content; a function of k where it runs from k to K."""
+    outer = sorted(first.free_symbols, key=str)
+    canonical = {index: _index("#")} | {k: _index(f"#{n}") for n, k in enumerate(outer)}
+    name = str((term.subs(canonical), first.subs(canonical), last))
+    signs = {"positive": True} if term.is_positive else {"real": True}
+    return sp.Function(name, **signs)(*outer) if outer else Symbol(name, **signs)
+
+
+def normalised(expression: Expr, *distributions: Sequence[Symbol] | IndexedBase) -> Expr:
+    """The expression where each distribution sums to one.
+
+    The last of several probabilities becomes 1 - sum of the others; of an indexed distribution,
+    the sum over all K becomes 1.
+    """
+    # Now, while every probability is known to be positive:
+    expression = _expand(collapsed(expression))
+    for distribution in distributions:
+        if isinstance(distribution, IndexedBase):
+            whole = collapsed(total(lambda j: distribution[j]))  # noqa: B023
+            expression = expression.subs(whole, 1)
+        else:
+            *others, last = distribution
+            expression = expression.subs(last, 1 - sum(others))
+    return expression
 
 
 def expectation(weights: Iterable[Expr], values: Iterable[Expr]) -> Expr:
