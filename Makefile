@@ -20,7 +20,7 @@ test: $(READY)  ## everything that must hold
 format: $(READY)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/nbstripout book/*.ipynb
+	$(BIN)/nbstripout --keep-id book/*.ipynb
 
 bench: $(READY)
 	$(BIN)/python benchmarks/tabular.py

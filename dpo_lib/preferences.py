@@ -58,7 +58,7 @@ def plackett_luce_logp(rewards: Tensor, ranking: Tensor) -> Tensor:
     check_same_shape(rewards=rewards[..., 0], ranking=ranking[..., 0])
     check_ranking(ranking, rewards.shape[-1])
     ordered = rewards.gather(-1, ranking)
-    check_finite("rewards of the ranking", ordered)
+    check_finite("rewards", ordered)
     remaining = ordered.flip(-1).logcumsumexp(-1).flip(-1)  # log of the sum over k..K
     return (ordered - remaining).sum(-1)
 

@@ -64,7 +64,7 @@ class Proof:
                 raise AssertionError(f"{self.number} not refuted: {control.claim}")
 
 
-def _each(claim: str, left: Iterable[Expr], right: Iterable[Expr]) -> tuple[Step, ...]:
+def each(claim: str, left: Iterable[Expr], right: Iterable[Expr]) -> tuple[Step, ...]:
     """One step for each pair of components."""
     pairs = enumerate(zip(left, right, strict=True), start=1)
     return tuple(Step(f"{claim} [{i}]", a - b) for i, (a, b) in pairs)
@@ -100,7 +100,7 @@ def prove_reward_loss() -> Proof:
     slope = sp.diff(sigmoid(m) * reward_loss(h, 0) + sigmoid(-m) * reward_loss(0, h), h)
     steps = (
         Step("it is -log of (1)", loss + log(bradley_terry(r_w, r_l))),
-        *_each("its gradient is (s - 1, 1 - s)", gradient(loss, (r_w, r_l)), (s - 1, 1 - s)),
+        *each("its gradient is (s - 1, 1 - s)", gradient(loss, (r_w, r_l)), (s - 1, 1 - s)),
         Step("v'Hv = s(1 - s)(v_w - v_l)^2", quadratic_form - curvature * (v_w - v_l) ** 2),
         Step("s(1 - s) > 0, so it is convex", sp.sign(curvature) - 1),
         Step("a common shift changes nothing", reward_loss(r_w + c, r_l + c) - loss),
@@ -130,10 +130,10 @@ def prove_objective() -> Proof:
     kl_only = gradient(-beta * kl(policy, p), theta)
     equal_rewards = gradient(objective(policy, [r[0]] * 3, p, beta), theta)
     steps = (
-        *_each("dJ = E[(r - beta log(pi / ref)) d log pi]", exact, score_function),
-        *_each("equal rewards leave the gradient of the KL", equal_rewards, kl_only),
+        *each("dJ = E[(r - beta log(pi / ref)) d log pi]", exact, score_function),
+        *each("equal rewards leave the gradient of the KL", equal_rewards, kl_only),
     )
-    controls = _each("any rewards leave the gradient of the KL", exact, kl_only)
+    controls = each("any rewards leave the gradient of the KL", exact, kl_only)
     return Proof("(3)", "KL-constrained objective", steps, controls)
 
 
@@ -151,7 +151,7 @@ def prove_ppo_reward() -> Proof:
     reverse = expectation(q, r) - beta * kl(p, q)
     steps = (
         Step("its mean is J", mean - objective(q, r, p, beta)),
-        *_each("E[d log pi] = 0", mean_scores, [0] * 3),
+        *each("E[d log pi] = 0", mean_scores, [0] * 3),
     )
     controls = (Step("its mean has KL(ref || pi)", normalised(mean - reverse, p, q)),)
     return Proof("PPO reward", "Reward with the KL penalty folded in", steps, controls)
@@ -172,7 +172,7 @@ def prove_partition() -> Proof:
     steps = (
         Step("Z - exp(r_1 / beta) is this mean", normalised(Z - first - excess, p)),
         Step("a shift by c multiplies Z by exp(c / beta)", shifted - exp(c / beta) * Z),
-        *_each("d(beta log Z)/dr = pi*", gradient(soft_value, r), optimal),
+        *each("d(beta log Z)/dr = pi*", gradient(soft_value, r), optimal),
         Step("d(beta log Z)/dbeta = -KL(pi* || ref)", sp.diff(soft_value, beta) + kl(optimal, p)),
     )
     controls = (
@@ -198,12 +198,12 @@ def prove_optimal_policy() -> Proof:
     curvatures = [-beta / q_i for q_i in q]
     steps = (
         Step("it sums to 1", sum(optimal) - 1),
-        *_each("dJ/dq = beta log Z - beta for all answers", slopes, [soft_value - beta] * 3),
-        *_each("the Hessian is diag(-beta / q)", sp.hessian(J, q), sp.diag(*curvatures)),
-        *_each("-beta / q < 0", map(sp.sign, curvatures), [-1] * 3),
+        *each("dJ/dq = beta log Z - beta for all answers", slopes, [soft_value - beta] * 3),
+        *each("the Hessian is diag(-beta / q)", sp.hessian(J, q), sp.diag(*curvatures)),
+        *each("-beta / q < 0", map(sp.sign, curvatures), [-1] * 3),
         Step("J(pi*) = beta log Z", objective(optimal, r, p, beta) - soft_value),
-        *_each("beta -> oo gives the reference", large_beta, [p_i / sum(p) for p_i in p]),
-        *_each("beta -> 0 gives the best answer", small_beta, (1, 0, 0)),
+        *each("beta -> oo gives the reference", large_beta, [p_i / sum(p) for p_i in p]),
+        *each("beta -> 0 gives the best answer", small_beta, (1, 0, 0)),
     )
     controls = (
         Step("ref exp(r) is stationary", (sp.diff(J, q[0]) - sp.diff(J, q[1])).subs(without_beta)),
@@ -218,7 +218,7 @@ def prove_rearrangement() -> Proof:
     r, p, _, beta = answers()
     Z = partition(r, p, beta)
     implicit = implicit_reward(optimal_policy(r, p, beta), p, beta)
-    steps = _each("r = beta log(pi* / ref) + beta log Z", r, [h + beta * log(Z) for h in implicit])
+    steps = each("r = beta log(pi* / ref) + beta log Z", r, [h + beta * log(Z) for h in implicit])
     controls = (
         Step("r = beta log(pi* / ref) + beta Z", normalised(r[0] - implicit[0] - beta * Z, p)),
         Step("r = beta log(pi* / ref)", normalised(r[0] - implicit[0], p)),
@@ -258,7 +258,7 @@ def prove_dpo_loss() -> Proof:
         Step("it is (2) at the implicit rewards", loss - reward_loss(h_w, h_l)),
         Step("at pi* it is (2) at the rewards", at_optimum - reward_loss(r[0], r[1])),
         Step("at the reference it is log 2", dpo_loss(ref, ref, beta) - log(2)),
-        *_each("its partials are -g, g, g, -g", gradient(loss, logps), (-g, g, g, -g)),
+        *each("its partials are -g, g, g, -g", gradient(loss, logps), (-g, g, g, -g)),
     )
     controls = (
         Step("beta may enter twice", loss - reward_loss(beta * h_w, beta * h_l)),
@@ -276,7 +276,7 @@ def prove_dpo_gradient() -> Proof:
     exact = gradient(dpo_loss(policy[:2], p[:2], beta), theta)
     direction = gradient(log(policy[0]) - log(policy[1]), theta)
     printed = [-beta * sigmoid(h_l - h_w) * d for d in direction]
-    steps = _each("-beta sigmoid(h_l - h_w) (d log pi_w - d log pi_l)", exact, printed)
+    steps = each("-beta sigmoid(h_l - h_w) (d log pi_w - d log pi_l)", exact, printed)
     mirrored = -beta * sigmoid(h_w - h_l) * direction[0]
     controls = (
         Step("the weight may be left out", exact[0] + beta * direction[0]),
@@ -402,7 +402,7 @@ def prove_reward_restated() -> Proof:
     recovered = optimal_policy(reward, p, beta)
     without_beta = optimal_policy(log_ratio(q, p), p, beta)
     steps = (
-        *_each("policy -> reward -> policy", recovered, [q_i / sum(q) for q_i in q]),
+        *each("policy -> reward -> policy", recovered, [q_i / sum(q) for q_i in q]),
         Step("f cancels", bradley_terry(*reward[:2]) - sigmoid(implicit[0] - implicit[1])),
     )
     controls = (Step("the way back needs no beta", normalised(without_beta[0] - q[0], p, q)),)

@@ -31,13 +31,16 @@ def is_zero(expression: Expr) -> bool:
 def differs_from_zero(expression: Expr) -> bool:
     """Whether an expression is non-zero at one point: symbols by name are 1/5, 1/7, 1/11, ...
 
-    A symbolic number of answers is 3 there. The value has 30 correct digits and must exceed
-    1e-20 in size, so True refutes an identity.
+    A symbolic number of answers is 3 there, and any other integer symbol, which stands for one
+    of them, is 2. The value has 30 correct digits and must exceed 1e-20 in size, so True refutes
+    an identity.
 
     Raises:
         ValueError: if the expression contains a floating-point number.
     """
-    expression = _exact(expression).subs({K: 3, ANSWER: 2}).doit()
+    expression = _exact(expression)
+    places = {s: 3 if s == K else 2 for s in expression.free_symbols if s.is_integer}
+    expression = _unrolled(expression.subs(places)).doit()
     # An indexed symbol such as r[1] counts as one symbol; its base alone is none.
     symbols = expression.free_symbols - {base.label for base in expression.atoms(IndexedBase)}
     values = {
@@ -45,6 +48,22 @@ def differs_from_zero(expression: Expr) -> bool:
         for n, symbol in enumerate(sorted(symbols, key=str), start=3)
     }
     return bool(abs(expression.subs(values).evalf(30)) > Rational(1, 10**20))
+
+
+def _unrolled(expression: Expr) -> Expr:
+    """Write out every sum whose limits are numbers, the outer ones first."""
+
+    def is_ready(node):
+        return isinstance(node, Sum) and all(limit.is_Integer for limit in node.limits[-1][1:])
+
+    def write_out(node):
+        *inner, (index, first, last) = node.limits
+        body = Sum(node.function, *inner) if inner else node.function
+        return sp.Add(*(body.subs(index, n) for n in range(first, last + 1)))
+
+    while expression.has(Sum):
+        expression = expression.replace(is_ready, write_out)
+    return expression
 
 
 def _exact(expression: Expr) -> Expr:
@@ -129,10 +148,18 @@ def collapsed(expression: Expr) -> Expr:
 
 
 def _linear(node: Sum) -> Expr:
-    (index, first, last), result = node.limits[0], sp.S.Zero
-    for term in sp.Add.make_args(_expand(node.function)):
-        front, basic = term.as_independent(index, as_Add=False)
-        result += front * (last - first + 1 if basic == 1 else _basic(basic, index, first, last))
+    result = node.function
+    for index, first, last in node.limits:  # from the inner sum to the outer
+        if first == last:
+            result = result.subs(index, first)
+            continue
+        terms = (t.as_independent(index, as_Add=False) for t in sp.Add.make_args(_expand(result)))
+        result = sp.Add(
+            *(
+                front * (last - first + 1 if basic == 1 else _basic(basic, index, first, last))
+                for front, basic in terms
+            )
+        )
     return result
 
 

@@ -17,6 +17,7 @@ NO_REF, HALF_REF = table([-INF, -INF, -INF]), table([0.1, 0.2, 0.2]).log()
 ONE, COLUMN = table(-1.0, -2.0), table([-1.0], [-2.0])  # (2,) and (2, 1)
 WINS = table([[0.0, 3.0, 1.0], [1.0, 0.0, 2.0], [1.0, 1.0, 0.0]])
 LABELS = Preferences(*torch.tensor([[0, 0], [0, 1], [2, 2]]))
+RANKING = torch.tensor([[[0, 2, 1]]])  # (prompts, rankings, K)
 
 
 def labels(prompt=0, chosen=0, rejected=1):
@@ -40,11 +41,20 @@ TAKES_BETA = {
     "reward_from_policy": lambda beta: objective.reward_from_policy(
         LOG_REF, LOG_REF, beta, table(0.0)
     ),
+    "project": lambda beta: objective.project(REWARD, LOG_REF, beta),
+    "soft_advantage": lambda beta: objective.soft_advantage(REWARD, LOG_REF, LOG_REF, beta),
+    "policy_ranking_logp": lambda beta: objective.policy_ranking_logp(
+        LOG_REF, LOG_REF, RANKING[:, 0], beta
+    ),
+    "plackett_luce_dpo_loss": lambda beta: losses.plackett_luce_dpo_loss(
+        LOG_REF, LOG_REF, RANKING[:, 0], beta
+    ),
     "policy_preference": lambda beta: objective.policy_preference(ONE, ONE, ONE, ONE, beta),
     "dpo_loss": lambda beta: losses.dpo_loss(ONE, ONE, ONE, ONE, beta),
     "dpo_weight": lambda beta: losses.dpo_weight(ONE, ONE, ONE, ONE, beta),
     "frontier": lambda beta: evaluation.frontier(REWARD, LOG_REF, [1.0, beta]),
     "fit_dpo": lambda beta: training.fit_dpo(WINS, LOG_REF, beta),
+    "fit_ranking_dpo": lambda beta: training.fit_ranking_dpo(RANKING, LOG_REF, beta),
     "train_dpo": lambda beta: run_dpo(beta=beta),
     "train_ppo": lambda beta: run_ppo(beta=beta),
     "policy_gradient_ascent": lambda beta: training.policy_gradient_ascent(
@@ -79,6 +89,13 @@ TAKES_REWARD = {
     "log_partition": lambda reward: objective.log_partition(reward, LOG_REF, 1.0),
     "optimal_log_policy": lambda reward: objective.optimal_log_policy(reward, LOG_REF, 1.0),
     "reward_error": lambda reward: evaluation.reward_error(reward, REWARD),
+    "project": lambda reward: objective.project(reward, LOG_REF, 1.0),
+    "soft_advantage": lambda reward: objective.soft_advantage(reward, LOG_REF, LOG_REF, 1.0),
+    "are_equivalent": lambda reward: objective.are_equivalent(reward, REWARD),
+    "score_gradient_variance": lambda reward: evaluation.score_gradient_variance(
+        LOG_REF, reward, table(0.0)
+    ),
+    "optimal_baseline": lambda reward: evaluation.optimal_baseline(LOG_REF, reward),
     "true_reward_error": lambda reward: evaluation.reward_error(REWARD, reward),
     "preference_table": preferences.preference_table,
     "population_wins": preferences.population_wins,
@@ -112,7 +129,9 @@ TAKES_REFERENCE = {
     "log_partition": lambda log_ref: objective.log_partition(REWARD, log_ref, 1.0),
     "optimal_log_policy": lambda log_ref: objective.optimal_log_policy(REWARD, log_ref, 1.0),
     "TabularPolicy": policies.TabularPolicy,
+    "project": lambda log_ref: objective.project(REWARD, log_ref, 1.0),
     "fit_dpo": lambda log_ref: training.fit_dpo(WINS, log_ref, 1.0),
+    "fit_ranking_dpo": lambda log_ref: training.fit_ranking_dpo(RANKING, log_ref, 1.0),
     "train_dpo": lambda log_ref: run_dpo(log_ref=log_ref),
     "train_ppo": lambda log_ref: run_ppo(log_ref=log_ref),
     "policy_gradient_ascent": lambda log_ref: training.policy_gradient_ascent(
@@ -160,6 +179,15 @@ WRONG_SHAPE = {
     "total_variation": lambda: evaluation.total_variation(LOG_REF, LOG_REF[0]),
     "reward_error": lambda: evaluation.reward_error(REWARD, REWARD[0]),
     "plackett_luce_logp": lambda: preferences.plackett_luce_logp(REWARD, torch.tensor([0, 1, 2])),
+    "policy_ranking_logp": lambda: objective.policy_ranking_logp(LOG_REF, LOG_REF, RANKING, 0.1),
+    "project": lambda: objective.project(REWARD[0], LOG_REF, 0.1),
+    "are_equivalent": lambda: objective.are_equivalent(REWARD, REWARD[0]),
+    "score_gradient_variance": lambda: evaluation.score_gradient_variance(LOG_REF, REWARD, REWARD),
+    "optimal_baseline": lambda: evaluation.optimal_baseline(LOG_REF, REWARD[0]),
+    "fit_ranking_dpo": lambda: training.fit_ranking_dpo(RANKING[0], LOG_REF, 0.1),
+    "fit_ranking_dpo, weights": lambda: training.fit_ranking_dpo(
+        RANKING, LOG_REF, 0.1, weights=table(1.0, 2.0)
+    ),
     "Preferences": lambda: Preferences(*torch.zeros(2, 1).long(), torch.ones(1, 1).long()),
     "fit_dpo": lambda: training.fit_dpo(WINS, LOG_REF.expand(2, 3), 0.1),
     "train_dpo, a batch of references": lambda: run_dpo(log_ref=LOG_REF.expand(2, 1, 3)),
@@ -270,9 +298,25 @@ REFUSED = {
         lambda: training.fit_dpo(WINS * NAN, LOG_REF, 0.1),
         "wins must be finite, got nan at (0, 0, 0)",
     ),
-    "not a permutation": (
+    "a response ranked twice": (
         lambda: preferences.plackett_luce_logp(REWARD, torch.tensor([[0, 0, 1]])),
-        "ranking must list every response exactly once",
+        "ranking must list a response at most once",
+    ),
+    "a response ranked that does not exist": (
+        lambda: preferences.plackett_luce_logp(REWARD, torch.tensor([[0, 3]])),
+        "ranking must lie in [0, 3), got 3 at (0, 1)",
+    ),
+    "an impossible response ranked": (
+        lambda: training.fit_ranking_dpo(RANKING, SUPPORTED, 0.1),
+        "rankings hold a response that log_ref gives probability 0",
+    ),
+    "rankings of one response": (
+        lambda: preferences.sample_rankings(REWARD, 3, generator(), shown=1),
+        "shown must lie in [2, 3], got 1",
+    ),
+    "rankings of more than there are": (
+        lambda: preferences.sample_rankings(REWARD, 3, generator(), shown=4),
+        "shown must lie in [2, 3], got 4",
     ),
     "float ranking": (
         lambda: preferences.plackett_luce_logp(REWARD, table([0.0, 1.0, 2.0])),

@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from helpers import generator, log_policies, moderate, table, tables, worlds
@@ -12,7 +13,9 @@ from dpo_lib.evaluation import (
     centre,
     chi_square_p,
     frontier,
+    optimal_baseline,
     reward_error,
+    score_gradient_variance,
     total_variation,
     z_score,
 )
@@ -95,3 +98,41 @@ def test_the_chi_square_table_s_five_per_cent(degrees, quantile):
 def test_chi_square_with_two_degrees_is_exponential(statistic):
     wanted = (-table(statistic) / 2).exp()
     assert_close(chi_square_p(table(statistic), 2), wanted, rtol=1e-9, atol=0)
+
+
+def test_the_variance_of_the_score_gradient_worked_by_hand():
+    # pi = (1/2, 1/2), rewards 1 and -1: grad log pi is (1/2, -1/2) or (-1/2, 1/2), so both draws
+    # give the estimate (1/2, -1/2) and nothing varies. A baseline of 1 gives (0, 0) or (1, -1).
+    log_policy, reward = table([0.5, 0.5]).log(), table([1.0, -1.0])
+    assert_close(score_gradient_variance(log_policy, reward, table(0.0)), table(0.0))
+    assert_close(score_gradient_variance(log_policy, reward, table(1.0)), table(0.5))
+    assert_close(optimal_baseline(log_policy, reward), table(0.0))
+
+
+def test_the_variance_is_the_trace_of_the_covariance_matrix():
+    world = random_world(generator(3), prompts=3, responses=5, impossible=1)
+    log_policy, reward = world.log_ref, world.true_reward
+    baseline = table(0.0, -1.5, 2.0)
+    probability = log_policy.exp()
+    scores = torch.eye(5, dtype=torch.float64) - probability.unsqueeze(-2)
+    estimates = (reward - baseline.unsqueeze(-1)).unsqueeze(-1) * scores  # one row for each draw
+    for prompt in range(3):
+        covariance = torch.from_numpy(
+            np.cov(estimates[prompt].T.numpy(), aweights=probability[prompt].numpy(), ddof=0)
+        )
+        variance = score_gradient_variance(log_policy, reward, baseline)[prompt]
+        assert_close(variance, covariance.trace())
+
+
+@given(worlds(moderate), st.floats(-10, 10))
+def test_no_baseline_has_less_variance_than_the_optimal_one(world, distance):
+    log_policy, reward = world.log_ref, world.true_reward
+    best = optimal_baseline(log_policy, reward)
+    least = score_gradient_variance(log_policy, reward, best)
+    assert (score_gradient_variance(log_policy, reward, best + distance) >= least - 1e-9).all()
+
+
+def test_a_policy_that_is_sure_has_no_variance_whatever_the_baseline():
+    sure, reward = table([1.0, 0.0]).log(), table([3.0, 1.0])
+    assert optimal_baseline(sure, reward).tolist() == [0.0]
+    assert score_gradient_variance(sure, reward, table(-7.0)).tolist() == [0.0]

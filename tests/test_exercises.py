@@ -37,6 +37,28 @@ def objective_gradient(logits, reward, log_ref, beta):
     return log_policy.exp() * (shaped - mean)
 
 
+def mean_by_length(log_policy, scores, power):
+    """The mean score where a response also counts by |grad log pi|^(2 power)."""
+    policy = log_policy.exp()
+    gradients = torch.eye(policy.shape[-1], dtype=policy.dtype) - policy[..., None, :]
+    weights = policy * gradients.square().sum(-1) ** power
+    return (weights * scores).sum(-1) / weights.sum(-1)
+
+
+def ranking_logp(rewards, ranking):
+    places = range(len(ranking))
+    return sum(rewards[ranking[k]] - rewards[ranking[k:]].logsumexp(-1) for k in places)
+
+
+def ranking_gradient(rewards, ranking, leave=True):
+    slope = torch.zeros_like(rewards)
+    for k in range(len(ranking)):
+        remaining = ranking[k if leave else 0 :]
+        slope[remaining] += rewards[remaining].softmax(-1)
+        slope[ranking[k]] -= 1
+    return slope
+
+
 RIGHT = {
     "check_reward_from_preferences": lambda p: torch.logit(p).mean(-1),
     "check_reward_gradient": reward_gradient,
@@ -49,6 +71,15 @@ RIGHT = {
     "check_proposal_variance": proposal_variance,
     "check_dpo_loss": lambda w, l, ref_w, ref_l, beta: -logsigmoid(beta * (w - ref_w - l + ref_l)),  # noqa: E741
     "check_changed_reference": lambda pi, ref, other: (pi - ref + other).log_softmax(-1),
+    "check_class_distance": lambda r, other: (r - other).amax(-1) / 2 - (r - other).amin(-1) / 2,
+    "check_optimal_baseline": lambda log_pi, R: mean_by_length(log_pi, R, 1.0),
+    "check_leave_one_out": lambda R: (R.sum(-1, keepdim=True) - R) / (R.shape[-1] - 1),
+    "check_member_with_partition": lambda r, ref, beta, z: (
+        r - beta * ((ref + r / beta).logsumexp(-1) - z.log())[..., None]
+    ),
+    "check_blended_policy": lambda pi, other: ((pi + other) / 2).log_softmax(-1),
+    "check_ranking_gradient": ranking_gradient,
+    "check_worst_first": lambda r, ranking: ranking_logp(-r, ranking.flip(-1)),
 }
 WRONG = {
     "not centred": ("check_reward_from_preferences", lambda p: torch.logit(p)[..., 0]),
@@ -99,6 +130,51 @@ WRONG = {
         lambda w, l, rw, rl, b: -logsigmoid(-b * (w - rw - l + rl)),  # noqa: E741
     ),
     "not normalised": ("check_changed_reference", lambda pi, ref, other: pi - ref + other),
+    "no shift": ("check_class_distance", lambda r, other: (r - other).abs().amax(-1)),
+    "shift by the mean": (
+        "check_class_distance",
+        lambda r, other: ((r - other) - (r - other).mean(-1, keepdim=True)).abs().amax(-1),
+    ),
+    "whole spread": (
+        "check_class_distance",
+        lambda r, other: (r - other).amax(-1) - (r - other).amin(-1),
+    ),
+    "mean as a baseline": ("check_optimal_baseline", lambda log_pi, R: (log_pi.exp() * R).sum(-1)),
+    "long scores count less": (
+        "check_optimal_baseline",
+        lambda log_pi, R: mean_by_length(log_pi, R, -1.0),
+    ),
+    "own draw included": (
+        "check_leave_one_out",
+        lambda R: R.mean(-1, keepdim=True).expand_as(R),
+    ),
+    "others counted one too many": (
+        "check_leave_one_out",
+        lambda R: (R.sum(-1, keepdim=True) - R) / R.shape[-1],
+    ),
+    "always Z = 1": (
+        "check_member_with_partition",
+        lambda r, ref, beta, z: r - beta * (ref + r / beta).logsumexp(-1, keepdim=True),
+    ),
+    "beta forgotten": (
+        "check_member_with_partition",
+        lambda r, ref, beta, z: r - ((ref + r / beta).logsumexp(-1) - z.log())[..., None],
+    ),
+    "arithmetic mean": (
+        "check_blended_policy",
+        lambda pi, other: ((pi.exp() + other.exp()) / 2).log(),
+    ),
+    "mean not normalised": ("check_blended_policy", lambda pi, other: (pi + other) / 2),
+    "nobody leaves": (
+        "check_ranking_gradient",
+        lambda r, ranking: ranking_gradient(r, ranking, leave=False),
+    ),
+    "ascent": ("check_ranking_gradient", lambda r, ranking: -ranking_gradient(r, ranking)),
+    "list not reversed": ("check_worst_first", lambda r, ranking: ranking_logp(-r, ranking)),
+    "reward not turned": (
+        "check_worst_first",
+        lambda r, ranking: ranking_logp(r, ranking.flip(-1)),
+    ),
 }
 
 

@@ -15,6 +15,7 @@ from dpo_lib.losses import (
     dpo_weight,
     entropy,
     generalized_advantages,
+    plackett_luce_dpo_loss,
     ppo_clip_loss,
     ppo_kl_loss,
     reward_loss,
@@ -287,3 +288,54 @@ def test_a_clipped_ratio_of_any_size_has_gradient_zero_and_no_nan(dtype):
     loss.sum().backward()
     torch.testing.assert_close(loss.detach(), torch.tensor([-1.2, 0.0, 0.8], dtype=dtype))
     torch.testing.assert_close(logps.grad, torch.zeros(3, dtype=dtype))
+
+
+def test_the_ranking_loss_worked_by_hand():
+    # Implicit rewards log 3, log 2, 0: best of {3, 2, 1}, then of {2, 1}: 3/6 * 2/3 = 1/3.
+    policy, ref = table(math.log(3), math.log(2), 0.0), table(0.0, 0.0, 0.0)
+    loss = plackett_luce_dpo_loss(policy, ref, torch.tensor([0, 1, 2]), 1.0)
+    assert_close(loss.item(), math.log(3))
+    # The reverse: 1/6 * 2/5 = 1/15.
+    loss = plackett_luce_dpo_loss(policy, ref, torch.tensor([2, 1, 0]), 1.0)
+    assert_close(loss.item(), math.log(15))
+
+
+@given(numbers, numbers, numbers, numbers, st.floats(0.01, 10))
+def test_a_ranking_of_two_costs_what_dpo_s_pair_costs(pc, pr, rc, rr, beta):
+    policy, ref = table(pc, pr), table(rc, rr)
+    loss = plackett_luce_dpo_loss(policy, ref, torch.tensor([0, 1]), beta)
+    pair = dpo_loss(policy[0], policy[1], ref[0], ref[1], beta)
+    assert_close(loss, pair, atol=1e-9, rtol=1e-12)
+
+
+@pytest.mark.parametrize("K", [2, 3, 7, 50])
+def test_at_the_reference_a_ranking_costs_log_k_factorial(K):
+    logps = -torch.rand(K, generator=generator(K), dtype=torch.float64)
+    ranking = torch.randperm(K, generator=generator(K))
+    loss = plackett_luce_dpo_loss(logps, logps, ranking, 0.1)
+    assert_close(loss.item(), math.lgamma(K + 1))
+
+
+@given(tables((5,), moderate), st.permutations(range(5)), st.floats(0.05, 10))
+def test_the_ranking_loss_pulls_by_choice_probabilities(policy, order, beta):
+    ref, ranking = torch.zeros(5, dtype=torch.float64), torch.tensor(order)
+    policy = policy.clone().requires_grad_()
+    loss = plackett_luce_dpo_loss(policy, ref, ranking, beta)
+    (slope,) = torch.autograd.grad(loss, policy)
+    wanted = torch.zeros(5, dtype=torch.float64)
+    for place in range(5):  # softmax over those still to be ranked, minus the one chosen
+        rest = ranking[place:]
+        wanted[rest] += beta * (beta * policy.detach()[rest]).softmax(-1)
+        wanted[ranking[place]] -= beta
+    assert_close(slope, wanted, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_ranking_that_is_certain_or_hopeless_has_a_finite_loss_and_gradient(dtype):  # H1
+    policy = torch.tensor([1e6, 0.0, -1e6], dtype=dtype, requires_grad=True)
+    for order, wanted in (([0, 1, 2], 0.0), ([2, 1, 0], 3e6)):
+        ref, ranking = torch.zeros_like(policy), torch.tensor(order)
+        loss = plackett_luce_dpo_loss(policy, ref, ranking, 1.0)
+        (slope,) = torch.autograd.grad(loss, policy)
+        assert_close(loss.item(), wanted)
+        assert slope.isfinite().all()

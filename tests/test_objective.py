@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from dpo_lib.objective import (
+    are_equivalent,
     expected_reward,
     implicit_reward,
     kl_divergence,
@@ -17,9 +18,12 @@ from dpo_lib.objective import (
     objective,
     optimal_log_policy,
     policy_preference,
+    policy_ranking_logp,
+    project,
     reward_from_policy,
+    soft_advantage,
 )
-from dpo_lib.preferences import bradley_terry
+from dpo_lib.preferences import bradley_terry, plackett_luce_logp
 from dpo_lib.world import random_world, sample_responses, three_answers
 
 INF = torch.inf
@@ -261,3 +265,66 @@ def test_worlds_side_by_side_equal_each_world_alone(world, beta, data):
         both = function(rewards, log_refs, beta)
         for k in range(2):
             assert_close(both[k], function(rewards[k], log_refs[k], beta), rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0, 5.0])
+def test_the_projection_and_the_soft_advantage_worked_by_hand(beta):
+    reward = table([beta * math.log(3), 0.0])  # Z = 2, pi* = (3/4, 1/4)
+    projected = table([beta * math.log(1.5), beta * math.log(0.5)])
+    assert_close(project(reward, HALF, beta), projected)
+    # At the reference the log-ratio is 0, so the bracket of (10) is the projection itself.
+    assert_close(soft_advantage(reward, HALF, HALF, beta), projected)
+
+
+def test_an_answer_that_the_reference_never_gives_is_shifted_with_its_prompt():
+    log_ref = table([0.5, 0.5, 0.0]).log()
+    reward = table([math.log(3), 0.0, 1e6])  # it has no part in Z
+    wanted = table([math.log(1.5), math.log(0.5), 1e6 - math.log(2)])
+    assert_close(project(reward, log_ref, 1.0), wanted)
+
+
+@given(worlds(moderate), betas.filter(lambda beta: 0.01 < beta < 100), st.floats(-100, 100))
+def test_a_whole_class_has_one_projection_and_one_member_with_partition_one(world, beta, shift):
+    reward, log_ref = world.true_reward, world.log_ref  # Lemma 2, (8), (9), Proposition 1
+    projected = project(reward, log_ref, beta)
+    scale = 1e-12 * max(1.0, abs(shift))
+    assert_close(project(reward + shift, log_ref, beta), projected, atol=scale, rtol=1e-12)
+    log_z = log_partition(projected + shift, log_ref, beta)
+    assert_close(log_z, torch.full_like(log_z, shift / beta), atol=1e-9, rtol=1e-9)
+
+
+@given(st.data(), worlds(moderate), st.floats(0.05, 20))
+def test_the_soft_advantage_has_mean_minus_the_divergence_from_the_optimum(data, world, beta):
+    reward, log_ref = world.true_reward, world.log_ref
+    log_policy = data.draw(log_policies(reward.shape, within=log_ref))
+    bracket = soft_advantage(reward, log_policy, log_ref, beta).masked_fill(
+        log_policy.isneginf(), 0.0
+    )
+    optimum = optimal_log_policy(reward, log_ref, beta)
+    wanted = -beta * kl_divergence(log_policy, optimum)
+    assert_close((log_policy.exp() * bracket).sum(-1), wanted, atol=1e-9, rtol=1e-9)
+
+
+def test_equivalence_worked_by_hand():
+    reward = table([2.0, 1.0, 0.0], [5.0, 5.0, 5.0])
+    shifted = table([102.0, 101.0, 100.0], [4.0, 4.0, 4.0])
+    assert are_equivalent(reward, shifted).tolist() == [True, True]
+    assert are_equivalent(reward, 2 * reward).tolist() == [False, True]  # a constant has no scale
+    assert are_equivalent(reward, reward + table([0.0, 0.0, 1e-6])).tolist() == [False, False]
+    assert are_equivalent(reward, reward + table([0.0, 0.0, 1e-6]), 1e-5).all()
+
+
+@given(worlds(moderate), st.floats(0.05, 20), st.data())
+def test_a_policy_s_ranking_is_plackett_luce_at_any_reward_of_its_class(world, beta, data):
+    reward, log_ref = world.true_reward, world.log_ref  # (19): Z cancels
+    log_ref = torch.full_like(log_ref, -math.log(log_ref.shape[-1]))
+    order = torch.tensor(data.draw(st.permutations(range(reward.shape[-1]))))
+    ranking = order.expand_as(reward)
+    implied = policy_ranking_logp(optimal_log_policy(reward, log_ref, beta), log_ref, ranking, beta)
+    assert_close(implied, plackett_luce_logp(reward, ranking), atol=1e-9, rtol=1e-9)
+
+
+def test_a_ranking_may_leave_impossible_responses_out():
+    log_ref = table([0.5, 0.5, 0.0]).log()
+    logp = policy_ranking_logp(log_ref, log_ref, torch.tensor([[1, 0]]), 1.0)
+    assert_close(logp, table(-math.log(2)))

@@ -205,3 +205,25 @@ def test_a_single_ring_of_wins_is_connected_whatever_its_length(responses):
     ring[0, 0, 1] = 0
     with pytest.raises(ValueError, match="no chain of wins leads from response 0 to"):
         check_connected(ring)
+
+
+def test_rankings_of_a_few_show_each_choice_alike_and_rank_it_by_plackett_luce():
+    rewards, draws = table(2.0, 1.0, 0.0, -1.0), 40_000
+    drawn = sample_rankings(rewards, draws, generator(8), shown=2)
+    assert drawn.shape == (draws, 2)
+    for first, second in itertools.combinations(range(4), 2):
+        forward = (drawn == torch.tensor([first, second])).all(-1).sum()
+        backward = (drawn == torch.tensor([second, first])).all(-1).sum()
+        assert z_score(forward + backward, draws, torch.tensor(1 / 6)).abs() < 4
+        probability = torch.sigmoid(rewards[first] - rewards[second])
+        assert z_score(forward, int(forward + backward), probability).abs() < 4
+
+
+@given(tables((4,), moderate), st.permutations(range(4)))
+def test_ranking_a_few_of_many_is_ranking_all_with_the_others_forgotten(rewards, order):
+    shown = torch.tensor(order[:2])
+    whole = 0.0  # Luce's choice axiom: add up the orders of all four that agree
+    for full in itertools.permutations(range(4)):
+        if full.index(order[0]) < full.index(order[1]):
+            whole += plackett_luce_logp(rewards, torch.tensor(full)).exp()
+    torch.testing.assert_close(plackett_luce_logp(rewards, shown).exp(), whole)

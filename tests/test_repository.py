@@ -32,7 +32,7 @@ MODULES = {path.stem: path.read_text() for path in ROOT.glob("dpo_lib/*.py")}
 METHOD = ["_checks", "world", "preferences", "objective", "losses", "policies", "training",
           "evaluation", "plotting", "widgets"]  # fmt: skip
 HEAVY = {
-    "sympy": {"symbolic", "proofs"},
+    "sympy": {"symbolic", "proofs", "theory"},
     "matplotlib": {"plotting", "widgets"},
     "ipywidgets": {"widgets"},
 }

@@ -7,6 +7,7 @@ from sympy import Rational, exp, log, sqrt
 from dpo_lib import proofs, symbolic
 from dpo_lib.proofs import PROOFS, Step
 from dpo_lib.symbolic import answers, differs_from_zero, is_zero, normalised
+from dpo_lib.theory import THEORY
 
 x, y = sp.symbols("x y", positive=True)
 u, v = sp.symbols("u v", real=True)
@@ -53,9 +54,9 @@ WRONG_BLOCKS = {
 }
 
 
-@pytest.fixture(scope="module", params=PROOFS)
+@pytest.fixture(scope="module", params=PROOFS | THEORY)
 def proof(request):
-    return PROOFS[request.param]()
+    return (PROOFS | THEORY)[request.param]()
 
 
 def test_the_statement_holds_and_its_controls_fail(proof):
@@ -79,7 +80,8 @@ def test_a_planted_wrong_step_is_named(proof):
 
 
 def test_proofs_are_filed_under_their_numbers():
-    assert [prove().number for prove in PROOFS.values()] == list(PROOFS)
+    for proofs_ in (PROOFS, THEORY):
+        assert [prove().number for prove in proofs_.values()] == list(proofs_)
 
 
 def test_a_control_that_happens_to_be_true_is_named():

@@ -22,15 +22,18 @@ from dpo_lib.preferences import (
     Preferences,
     check_connected,
     count_wins,
+    plackett_luce_logp,
     population_wins,
     preference_table,
     sample_preferences,
+    sample_rankings,
 )
 from dpo_lib.training import (
     ClippedSurrogate,
     History,
     PenalisedSurrogate,
     fit_dpo,
+    fit_ranking_dpo,
     fit_reward,
     minimise,
     natural_gradient_ascent,
@@ -176,6 +179,53 @@ def test_dpo_leaves_impossible_responses_out():
 
 def train(labels, log_ref, steps=20, batch_size=8, lr=0.1, beta=0.5, **options):
     return train_dpo(labels, log_ref, beta, steps, batch_size, lr, generator(5), **options)
+
+
+def all_rankings(reward):
+    """The K! orders for each prompt, (..., prompts, K!, K), and their probabilities (18)."""
+    orders = torch.tensor(list(itertools.permutations(range(reward.shape[-1]))))
+    orders = orders.expand(*reward.shape[:-1], *orders.shape)
+    rewards = reward.unsqueeze(-2).expand_as(orders)
+    return orders, plackett_luce_logp(rewards, orders).exp()
+
+
+@pytest.mark.parametrize("beta", [0.05, 0.5, 3.0, 20.0])
+def test_ranking_dpo_on_the_population_is_equation_4(beta):
+    rankings, probabilities = all_rankings(WORLDS.true_reward)
+    policy = fit_ranking_dpo(rankings, WORLDS.log_ref, beta, probabilities)
+    assert distance(policy(), WORLDS.true_reward, WORLDS.log_ref, beta) < 1e-8 / beta
+
+
+def test_rankings_of_two_train_as_pairs_do():
+    rankings = torch.stack([LABELS.chosen, LABELS.rejected], -1)  # (3, 300, 2), of two prompts
+    weights = torch.stack([(LABELS.prompt == x).double() for x in range(2)], -2)
+    policy = fit_ranking_dpo(
+        rankings.unsqueeze(-3).expand(3, 2, 300, 2), WORLDS.log_ref, 0.5, weights
+    )
+    for world in range(3):  # each prompt has its own share of the 300 labels
+        pairs = fit_dpo(WINS[world], WORLDS.log_ref[world], 0.5)
+        assert total_variation(policy()[world], pairs()).max() < 1e-6
+
+
+def test_more_rankings_bring_the_policy_closer_to_equation_4():
+    errors = []
+    for draws in (100, 10_000):
+        rankings = sample_rankings(WORLDS.true_reward, draws, generator(5), shown=3)
+        policy = fit_ranking_dpo(rankings, WORLDS.log_ref, 1.0)
+        errors.append(distance(policy(), WORLDS.true_reward, WORLDS.log_ref, 1.0))
+    assert errors[1] < 0.03 < errors[0]
+
+
+def test_rankings_read_from_worst_to_best_train_the_opposite_policy():  # D7
+    rankings = sample_rankings(WORLDS.true_reward, 2000, generator(6))
+    implicit = [
+        implicit_reward(fit_ranking_dpo(r, WORLDS.log_ref, 1.0)(), WORLDS.log_ref, 1.0)
+        for r in (rankings, rankings.flip(-1))
+    ]
+    best = WORLDS.true_reward.argmax(-1, keepdim=True)
+    gain = [h.gather(-1, best)[..., 0] - h.mean(-1) for h in implicit]
+    assert (gain[0] > 0).all()
+    assert (gain[1] < 0).all()
 
 
 def test_minibatch_dpo_starts_at_the_reference_and_ends_at_the_sample_s_optimum():
