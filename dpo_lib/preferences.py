@@ -135,11 +135,12 @@ def sample_rankings(
     if not 2 <= shown <= responses:
         raise ValueError(f"shown must lie in [2, {responses}], got {shown}")
     shape = (*rewards.shape[:-1], draws, responses)
-    choice = torch.rand(shape, generator=generator).argsort(-1)[..., :shown]
-    uniform = torch.rand(choice.shape, generator=generator, dtype=torch.float64)
-    gumbel = -(-torch.log1p(-uniform)).log()
-    noisy = rewards.unsqueeze(-2).expand(shape).gather(-1, choice) + gumbel
-    return choice.gather(-1, noisy.argsort(-1, descending=True))
+    exponential = -torch.log1p(-torch.rand(shape, generator=generator, dtype=torch.float64))
+    noisy = rewards.unsqueeze(-2) - exponential.log()
+    if shown < responses:
+        hidden = torch.rand(shape, generator=generator).argsort(-1) >= shown
+        noisy = noisy.masked_fill(hidden, -torch.inf)
+    return noisy.argsort(-1, descending=True)[..., :shown]
 
 
 def check_preferences(preferences: Preferences, prompts: int, responses: int) -> None:

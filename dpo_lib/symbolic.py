@@ -31,15 +31,16 @@ def is_zero(expression: Expr) -> bool:
 def differs_from_zero(expression: Expr) -> bool:
     """Whether an expression is non-zero at one point: symbols by name are 1/5, 1/7, 1/11, ...
 
-    A symbolic number of answers is 3 there, and any other integer symbol, which stands for one
-    of them, is 2. The value has 30 correct digits and must exceed 1e-20 in size, so True refutes
-    an identity.
+    A symbolic number of answers K is 3 there, ANSWER is 2, and two other integer symbols, which
+    name answers too, are 3 and 1. The value has 30 correct digits and must exceed 1e-20 in size,
+    so True refutes an identity.
 
     Raises:
         ValueError: if the expression contains a floating-point number.
     """
     expression = _exact(expression)
-    places = {s: 3 if s == K else 2 for s in expression.free_symbols if s.is_integer}
+    others = sorted((s for s in expression.free_symbols - {K, ANSWER} if s.is_integer), key=str)
+    places = {K: 3, ANSWER: 2} | {symbol: 3 - 2 * n for n, symbol in enumerate(others[:2])}
     expression = _unrolled(expression.subs(places)).doit()
     # An indexed symbol such as r[1] counts as one symbol; its base alone is none.
     symbols = expression.free_symbols - {base.label for base in expression.atoms(IndexedBase)}
