@@ -29,8 +29,14 @@ FORM = [
     "## Summary",
 ]
 MODULES = {path.stem: path.read_text() for path in ROOT.glob("dpo_lib/*.py")}
-METHOD = ["_checks", "world", "preferences", "objective", "losses", "policies", "training",
-          "evaluation", "plotting", "widgets"]  # fmt: skip
+METHOD = ["_checks", "world", "preferences", "objective", "losses", "variants", "policies",
+          "training", "evaluation", "plotting", "widgets"]  # fmt: skip
+LANGUAGE_MODEL = {path.stem: path.read_text() for path in ROOT.glob("dpo_lib/language_model/*.py")}
+LANGUAGE_MODEL_ORDER = [
+    "rows", "shapes", "data", "reviews", "_hub", "models", "layouts", "logprobs", "checkpoint",
+    "run_folder", "processes", "progress", "trainer", "sampling", "sft", "reward_model", "dpo",
+    "rollouts", "ppo", "evaluate", "doctor",
+]  # fmt: skip
 HEAVY = {
     "sympy": {"symbolic", "proofs", "theory"},
     "matplotlib": {"plotting", "widgets"},
@@ -58,8 +64,7 @@ def imports(source, package):
             found |= {f"{package}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found.add(node.module)
-    parts = (name.partition(".") for name in found)
-    return {module for top, _, module in parts if top == package}
+    return {name[len(package) + 1 :] for name in found if f"{name}.".startswith(f"{package}.")}
 
 
 @each_notebook
@@ -107,6 +112,17 @@ def test_imports_point_left_only(module):
     assert imports(MODULES[module], "dpo_lib") <= set(METHOD[: METHOD.index(module)])
 
 
+@pytest.mark.parametrize("module", LANGUAGE_MODEL_ORDER)
+def test_imports_of_the_language_model_point_left_only(module):
+    before = LANGUAGE_MODEL_ORDER[: LANGUAGE_MODEL_ORDER.index(module)]
+    ours = imports(LANGUAGE_MODEL[module], "dpo_lib.language_model")
+    assert ours <= set(before)
+
+
+def test_the_order_of_the_language_model_names_every_module():
+    assert sorted(LANGUAGE_MODEL_ORDER) == sorted(set(LANGUAGE_MODEL) - {"__init__"})
+
+
 def test_nothing_in_the_library_imports_the_ledger_or_the_exercises():
     assert not [m for m in MODULES if imports(MODULES[m], "dpo_lib") & {"paper", "exercises"}]
 
@@ -122,8 +138,9 @@ def test_importing_the_library_imports_nothing_heavy():
 
 
 def test_every_public_module_is_in_the_reference():
-    listed = re.findall(r"automodule:: dpo_lib\.(\w+)", (ROOT / "book/api.md").read_text())
-    assert sorted(listed) == sorted(name for name in MODULES if not name.startswith("_"))
+    listed = re.findall(r"automodule:: dpo_lib\.([\w.]+)", (ROOT / "book/api.md").read_text())
+    names = [*MODULES, "language_model", *(f"language_model.{name}" for name in LANGUAGE_MODEL)]
+    assert sorted(listed) == sorted(n for n in names if not re.search(r"(^|\.)_", n))
 
 
 def test_shipped_code_runs_no_code_from_files():

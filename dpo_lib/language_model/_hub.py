@@ -1,0 +1,234 @@
+"""Folders in the hub's format: read without running what they hold, written whole or not at all.
+
+Weights are read from safetensors only, and a model is built from transformers' own classes, never
+from code or kernels that a folder names. Dropout is off in what is built.
+"""
+
+import copy
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.utils import logging
+
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_FETCHED = ("*.json", "*.txt", "*.model", "*.safetensors")
+# What a configuration may say and we do not follow: code, kernels and files from elsewhere.
+_NOT_FOLLOWED = (
+    "auto_map",
+    "attn_implementation",
+    "experts_implementation",
+    "transformers_weights",
+)
+
+
+class ModelError(ValueError):
+    """Why a model or tokenizer cannot be used or saved, in one line."""
+
+
+def find_folder(name: str | Path) -> Path:
+    """The local folder of a model: the one named, or the hub's, fetched without its pickles."""
+    path = Path(name).expanduser()
+    for folder in (path, _hidden(path, "old") if path.name else path):
+        if folder.is_dir():
+            return folder
+    if not _HUB_NAME.fullmatch(str(name)) or Path(path.parts[0]).exists():
+        raise ModelError(f"{name}: no such folder")
+    try:
+        wanted = dict(allow_patterns=_FETCHED, ignore_patterns="*/*")
+        return Path(snapshot_download(str(name), **wanted))
+    except Exception as error:  # of many kinds, and of many lines
+        reason = _first_line(error)
+        raise ModelError(f"{name}: no such folder, and no hub model: {reason}") from None
+
+
+def read_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub model."""
+    folder = find_folder(name)
+    if "auto_map" in _read_json(folder, "tokenizer_config.json", missing_ok=True):
+        raise ModelError(f"{name}: its tokenizer is code, which is never run")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # of many kinds, and of many lines
+        raise ModelError(f"{name}: no tokenizer: {_first_line(error)}") from None
+    if len(tokenizer) < 2:  # what transformers makes of a folder that has no tokenizer files
+        raise ModelError(f"{name}: no tokenizer files")
+    return tokenizer
+
+
+def read_model(name: str | Path, classes, ending: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of a folder or hub name.
+
+    Args:
+        classes: transformers' mapping from configurations to models of the kind wanted.
+        ending: of the name of the class that wrote the folder; "" for all but classifiers.
+        dtype: of the weights.
+    """
+    folder = find_folder(name)
+    settings = _read_json(folder, "config.json")
+    _check_kind(name, settings, ending)
+    _check_weights(name, folder)
+    settings = {key: value for key, value in settings.items() if key not in _NOT_FOLLOWED}
+    try:
+        config = CONFIG_MAPPING[settings.get("model_type")].from_dict(settings)
+        # a concrete class, not an Auto class: those may run code that comes with the weights
+        read = classes[type(config)].from_pretrained
+    except (KeyError, TypeError, ValueError) as error:
+        kind = settings.get("model_type")
+        raise ModelError(f"{name}: no model of type {kind}: {_first_line(error)}") from None
+    options = dict(use_safetensors=True, local_files_only=True, output_loading_info=True)
+    try:
+        model, found = build(lambda c: read(folder, config=c, dtype=dtype, **options), config)
+    except Exception as error:  # of many kinds, and of many lines
+        raise ModelError(f"{name}: cannot be loaded: {_first_line(error)}") from None
+    if found["missing_keys"]:  # transformers fills them with random numbers
+        raise ModelError(f"{name}: no weights for {min(found['missing_keys'])}")
+    return model
+
+
+def build(make: Callable, config: PretrainedConfig, seed: int = 0):
+    """`make(config)` with dropout off and the global generator left as it was.
+
+    The configuration's own dropout is kept aside, for `config_to_save`.
+    """
+    dropout = {key: p for key, p in vars(config).items() if _is_dropout(key, p)}
+    for key in dropout:
+        setattr(config, key, 0.0)
+    with torch.random.fork_rng(devices=[]), quiet():
+        torch.default_generator.manual_seed(seed)
+        made = make(config)
+    model = made[0] if isinstance(made, tuple) else made
+    model.dropout_to_save = model.base_model.dropout_to_save = dropout
+    return made
+
+
+def config_to_save(model: PreTrainedModel) -> PretrainedConfig:
+    """A copy of the configuration, with the dropout it had before ours went off."""
+    config = copy.deepcopy(model.config)
+    for key, p in getattr(model, "dropout_to_save", {}).items():
+        setattr(config, key, p)
+    return config
+
+
+@contextmanager
+def whole_folder(directory: str | Path) -> Iterator[Path]:
+    """A scratch folder that takes the place of `directory` when the block ends well.
+
+    Its files reach the disk before their name does. Of a folder that is replaced, the old one
+    stands aside until the new one has its name, and `find_folder` looks there too: a process
+    killed at any moment leaves the old model or the new one.
+
+    Raises:
+        ModelError: `directory` holds something that is no model; it would be lost.
+    """
+    directory = Path(os.path.abspath(directory))
+    scratch, aside = _hidden(directory, "new"), _hidden(directory, "old")
+    _refuse_to_replace(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    if aside.exists() and not directory.exists():
+        aside.rename(directory)
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        yield scratch
+        for path in (*scratch.rglob("*"), scratch):
+            _force_to_disk(path)
+        if directory.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            directory.rename(aside)
+        scratch.rename(directory)
+        _force_to_disk(directory.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No bars and tables from transformers; what is wrong comes as one line from here."""
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _hidden(directory: Path, word: str) -> Path:
+    return directory.with_name(f".{directory.name}.{word}")
+
+
+def _refuse_to_replace(directory: Path) -> None:
+    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
+        raise ModelError(f"{directory}: not a plain folder, so no model is saved there")
+    entries = list(directory.iterdir()) if directory.exists() else []
+    model = (directory / "config.json").exists() and all(path.is_file() for path in entries)
+    if entries and not model:
+        raise ModelError(f"{directory}: holds other files, so no model is saved there")
+
+
+def _force_to_disk(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _is_dropout(key: str, value) -> bool:
+    return "drop" in key and isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_kind(name: str | Path, settings: dict, ending: str) -> None:
+    classifier = "ForSequenceClassification"
+    made = ", ".join(settings.get("architectures") or ["unknown"])
+    if ending and not made.endswith(ending):
+        raise ModelError(f"{name}: not a reward model but {made}")
+    if not ending and made.endswith(classifier):
+        raise ModelError(f"{name}: not a policy but a reward model ({made})")
+
+
+def _check_weights(name: str | Path, folder: Path) -> None:
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(f"{name}: an adapter; merge it into its model first")
+    if (folder / "model.safetensors").is_file():
+        return
+    index = _read_json(folder, "model.safetensors.index.json", missing_ok=True)
+    shards = list(map(str, index.get("weight_map", {}).values()))
+    pickles = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt")]
+    pickles += [shard for shard in shards if not shard.endswith(".safetensors")]
+    if pickles:
+        raise ModelError(f"{name}: {min(pickles)} can run code; only safetensors are read")
+    if not shards:
+        raise ModelError(f"{name}: no model.safetensors")
+
+
+def _read_json(folder: Path, file: str, missing_ok: bool = False) -> dict:
+    try:
+        value = json.loads((folder / file).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if missing_ok:
+            return {}
+        raise ModelError(f"{folder}: no {file}") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / file}: {_first_line(error)}") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{folder / file}: not a JSON object")
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,252 @@
+"""Direct Preference Optimization on a language model: gradient steps on equation (7).
+
+The loss is the book's own, `dpo_lib.losses.dpo_loss`, or another of `dpo_lib.variants`, at the
+log-probabilities of whole completions under the policy and under a frozen reference. The data do
+not change, so the reference scores them once, before the first step; no step pays for it again.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dpo_lib.language_model.checkpoint import temporary
+from dpo_lib.language_model.data import (
+    Pair,
+    Report,
+    data_hash,
+    read_preferences,
+    tokenize_preferences,
+)
+from dpo_lib.language_model.logprobs import pair_logps
+from dpo_lib.language_model.models import (
+    frozen_copy,
+    load_policy,
+    load_tokenizer,
+    pick_device,
+    save_policy,
+    state_hash,
+)
+from dpo_lib.language_model.processes import processes
+from dpo_lib.language_model.trainer import (
+    Settings,
+    Stage,
+    TrainingError,
+    batch_indices,
+    micro_batches,
+    precision,
+    tokenizer_hash,
+)
+from dpo_lib.objective import implicit_reward
+from dpo_lib.variants import choose_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOSettings(Settings):
+    """Settings of DPO; `reference` is a model's name or folder, by default the policy itself."""
+
+    beta: float = 0.1  # reward units per nat; larger stays closer to the reference
+    loss: str = "sigmoid"  # equation (7), or another of dpo_lib.variants.LOSSES
+    label_smoothing: float = 0.0  # cdpo, robust, exo_pair: the share of labels that are wrong
+    alpha: float | None = None  # unlikelihood: the weight of the rejected answer
+
+    def __post_init__(self):
+        super().__post_init__()
+        choose_loss(self.loss, self.beta, self.label_smoothing, self.alpha)
+
+
+class DPO(Stage):
+    """The stage for `trainer.train`.
+
+    Args:
+        settings: what to do.
+        policy: changed in place; its dropout must be off.
+        reference: frozen, with storage of its own; let go when it has scored the data.
+        tokenizer: saved beside the policy.
+        pairs: labelled pairs as token ids.
+    """
+
+    def __init__(
+        self,
+        settings: DPOSettings,
+        policy: PreTrainedModel,
+        reference: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        pairs: list[Pair],
+    ):
+        if reference.dtype != policy.dtype:
+            raise TrainingError(f"the reference is {reference.dtype}, the policy {policy.dtype}")
+        self.settings, self.tokenizer, self.pairs = settings, tokenizer, pairs
+        self.policy, self.reference = policy, reference
+        self.loss = choose_loss(
+            settings.loss, settings.beta, settings.label_smoothing, settings.alpha
+        )
+        self.modules = {"policy": policy}
+        self.items = len(pairs)
+        self.fingerprint = {
+            "data": data_hash(pairs),
+            "tokenizer": tokenizer_hash(tokenizer),
+            "model": state_hash(policy),
+            "reference": state_hash(reference),
+        }
+        self.ref_logps: Tensor | None = None  # (items, 2): chosen, rejected
+
+    @classmethod
+    def from_settings(cls, settings: DPOSettings) -> tuple["DPO", Report]:
+        """Load everything that the settings name; the report says what became of the rows."""
+        processes()  # before the models: it picks the GPU
+        tokenizer = load_tokenizer(settings.model, settings.data)
+        rows, report = read_preferences(settings.data, tokenizer)
+        pairs = tokenize_preferences(rows, tokenizer, settings.max_length, report)
+        policy = load_policy(settings.model, tokenizer, torch.float32, settings.seed)
+        if settings.reference is None:  # a copy of step 0: a resume brings its weights back later
+            reference = frozen_copy(policy)
+        else:
+            reference = load_reference(settings, tokenizer)
+        device = pick_device()
+        return cls(settings, policy.to(device), reference.to(device), tokenizer, pairs), report
+
+    def start(self, step: int) -> None:
+        """Before the first step of this process, score the data with the reference."""
+        if self.ref_logps is None:
+            self.ref_logps = self._reference_logps().to(self.policy.device)
+            self.reference = None  # its scores are all that is needed of it
+
+    def backward(self, indices: list[int], share: float) -> dict[str, Tensor | float]:
+        """Add the gradient of (7)'s part; returns sums over these pairs."""
+        policy_chosen_logps, policy_rejected_logps = self.logps(self.policy, indices).unbind(-1)
+        ref_chosen_logps, ref_rejected_logps = self.ref_logps[indices].unbind(-1)
+        losses = self.loss(
+            policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps
+        )
+        (losses.sum() * share).backward()
+        metrics = reward_metrics(
+            policy_chosen_logps.detach(),
+            policy_rejected_logps.detach(),
+            ref_chosen_logps,
+            ref_rejected_logps,
+            self.settings.beta,
+        )
+        columns = {"loss": losses.detach()} | metrics
+        sums = {name: column.sum() for name, column in columns.items()}
+        return sums | {"num_tokens": sum(map(self._tokens, indices))}
+
+    def logps(self, model: PreTrainedModel, indices: list[int]) -> Tensor:
+        """log pi(y_w | x) and log pi(y_l | x) of these pairs, shape (pairs, 2), nats."""
+        with precision(self.settings, model.device):
+            return pair_logps(model, [self.pairs[index] for index in indices])
+
+    def save(self, directory: Path) -> None:
+        """The policy and its tokenizer in the hub's format."""
+        save_policy(self.policy, self.tokenizer, directory)
+
+    def _reference_logps(self) -> Tensor:
+        """The reference's scores, from the run's folder if they are these data's and its own."""
+        settings, group = self.settings, processes()
+        path = Path(settings.out) / "reference.safetensors"
+        names = ("seed", "steps", "batch_size", "accumulate", "dtype")
+        key = {name: str(getattr(settings, name)) for name in names}
+        key |= {name: self.fingerprint[name] for name in ("data", "reference")}
+        key |= {"processes": str(group.count)}
+        logps = group.gather(load_scores(path, key) if group.main else None)[0]
+        if logps is None:
+            logps = self._score_with_reference()
+            if group.main:
+                save_scores(path, key, logps)
+        return logps
+
+    @torch.no_grad()
+    def _score_with_reference(self) -> Tensor:
+        """The reference's log-probabilities of every pair that the run meets, shape (items, 2).
+
+        In the micro-batches in which the first epoch meets them: the same model then gives the
+        same bits, and the margins of the first step are exactly 0 on every device. Pairs that a
+        run of less than one epoch does not meet stay NaN.
+        """
+        settings, group = self.settings, processes()
+        wide = torch.promote_types(self.reference.dtype, torch.float32)
+        logps = torch.full((self.items, 2), torch.nan, dtype=wide)
+        epoch = math.ceil(self.items / settings.batch_size)
+        for step in range(1, min(settings.steps, epoch) + 1):
+            batch = batch_indices(settings.seed, step, settings.batch_size, self.items)
+            for piece in micro_batches(batch, settings, group):
+                logps[piece] = self.logps(self.reference, piece).cpu()
+        for others in group.gather(logps):
+            logps = logps.where(~logps.isnan(), others)
+        return logps
+
+    def _tokens(self, index: int) -> int:
+        pair = self.pairs[index]
+        return 2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected)
+
+
+def reward_metrics(
+    policy_chosen_logps: Tensor,
+    policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+    beta: float,
+) -> dict[str, Tensor]:
+    """What the log says of each pair, under TRL's names: implicit rewards (5) and their order.
+
+    A tie is half right: at the first step, where policy and reference agree, the accuracy is
+    1/2 and not 0.
+
+    Returns:
+        tensors of the arguments' shape, (pairs,).
+    """
+    chosen = implicit_reward(policy_chosen_logps, ref_chosen_logps, beta)
+    rejected = implicit_reward(policy_rejected_logps, ref_rejected_logps, beta)
+    margins = chosen - rejected
+    return {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/accuracies": (1 + margins.sign()) / 2,
+        "rewards/margins": margins,
+        "logps/chosen": policy_chosen_logps,
+        "logps/rejected": policy_rejected_logps,
+    }
+
+
+def load_reference(settings: DPOSettings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The frozen model that `settings.reference` names; it must read the policy's tokens."""
+    if load_tokenizer(settings.reference, settings.data).get_vocab() != tokenizer.get_vocab():
+        raise TrainingError(f"reference {settings.reference}: its tokenizer is not the policy's")
+    model = load_policy(settings.reference, tokenizer, torch.float32, settings.seed)
+    return model.requires_grad_(False).eval()
+
+
+def save_scores(path: Path, key: dict[str, str], logps: Tensor) -> None:
+    """Write log-probabilities with all they depend on, whole or not at all."""
+    try:
+        with temporary(path) as scratch:
+            save_file({"logps": logps}, scratch, metadata=_signed(key, logps))
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TrainingError(f"{path}: cannot save: {reason}") from None
+
+
+def load_scores(path: Path, key: dict[str, str]) -> Tensor | None:
+    """What `save_scores` wrote under this key; None if it is of another key, damaged or not there.
+
+    Scores of other data or of another reference are thus computed again, never used.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            found, logps = file.metadata(), file.get_tensor("logps")
+    except (OSError, SafetensorError):
+        return None
+    return logps if found == _signed(key, logps) else None
+
+
+def _signed(key: dict[str, str], logps: Tensor) -> dict[str, str]:
+    """The key and the scores' SHA-256, as one text: safetensors would shuffle several."""
+    digest = hashlib.sha256(logps.contiguous().view(torch.uint8).numpy()).hexdigest()
+    return {"key": json.dumps(key | {"sha256": digest}, sort_keys=True)}

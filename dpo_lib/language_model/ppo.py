@@ -1,0 +1,354 @@
+"""PPO on a language model: draw, score, charge the KL, take a few clipped steps (chapter 4).
+
+One optimiser step of the trainer is one minibatch step here. An iteration is `minibatches` times
+`epochs` of them; at its first the policy draws fresh completions, which then stay fixed.
+
+The policy that is drawn from, scored and trained is one and the same: the model's distribution at
+`temperature`, without dropout. The reference is taken at the same temperature, as TRL does, so
+that the KL starts at 0. The value function has a body of its own, copied from the reward model as
+InstructGPT does, or from the policy if the true reward is used; its head starts at zero.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dpo_lib._checks import check_finite
+from dpo_lib.language_model import reviews
+from dpo_lib.language_model.data import Report, data_hash, read_prompts, tokenize_prompts
+from dpo_lib.language_model.dpo import load_reference
+from dpo_lib.language_model.layouts import Sequences
+from dpo_lib.language_model.logprobs import token_logps
+from dpo_lib.language_model.models import (
+    RewardModel,
+    frozen_copy,
+    load_policy,
+    load_tokenizer,
+    pick_device,
+    save_policy,
+    state_hash,
+)
+from dpo_lib.language_model.processes import processes
+from dpo_lib.language_model.rollouts import (
+    Rollouts,
+    ValueModel,
+    clip_fraction,
+    clipped_value_loss,
+    controlled_beta,
+    logps_and_entropies,
+    pad,
+    token_advantages,
+    token_rewards,
+    whiten,
+)
+from dpo_lib.language_model.sampling import generate
+from dpo_lib.language_model.trainer import (
+    Settings,
+    Stage,
+    TrainingError,
+    batch_indices,
+    derive_seed,
+    precision,
+    tokenizer_hash,
+)
+from dpo_lib.losses import ppo_clip_loss
+
+Score = Callable[[Sequences], Tensor]  # rewards of whole completions, shape (rows,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOSettings(Settings):
+    """PPO's numbers. The DPO paper gives none but target KLs of 3, 6, 9, 12 nats (section 6.1).
+
+    Where nothing else is said the defaults are those of Ziegler et al. 2019 for GPT-2 124M
+    (their code, lm-human-preferences). A batch is a minibatch.
+    """
+
+    reward: str  # folder of a reward model, or "true": the built-in world's own (PPO-GT)
+    beta: float = 0.1  # price of the KL to the reference, reward units per nat; 0: none
+    target_kl: float | None = None  # nats of a whole completion; adapts beta until KL is there
+    max_new_tokens: int = 64  # of a completion
+    temperature: float = 1.0  # of policy and reference, drawn and scored
+    missing_eos_penalty: float = 0.0  # taken off the score of a completion cut at the limit
+    epochs: int = 4  # times that each completion is used
+    minibatches: int = 1  # an iteration draws minibatches * batch_size completions
+    clip_range: float = 0.2  # epsilon of PPO (7)
+    value_clip_range: float | None = None  # reward units; Ziegler et al. have 0.2
+    gamma: float = 1.0  # discount
+    lam: float = 0.95  # GAE's lambda
+    value_coefficient: float = 0.1  # c1 of PPO (9)
+    entropy_coefficient: float = 0.0  # c2 of PPO (9)
+    whiten: bool = True  # advantages to mean 0, variance 1 over the tokens of an iteration
+    lr: float = 1.41e-5
+    optimizer: str = "adamw"  # or "rmsprop"
+    warmup_steps: int = 0  # linear from 0, then constant
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("max_new_tokens", "epochs", "minibatches"):
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("temperature", "clip_range", "target_kl", "value_clip_range"):
+            value = getattr(self, name)
+            optional = value is None and name in ("target_kl", "value_clip_range")
+            _require(self, name, optional or 0 < value < math.inf, "positive and finite")
+        for name in ("beta", "missing_eos_penalty", "value_coefficient", "entropy_coefficient"):
+            _require(self, name, 0 <= getattr(self, name) < math.inf, "at least 0 and finite")
+        for name in ("gamma", "lam"):
+            _require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        room = self.max_length - 2  # for a prompt
+        _require(self, "max_new_tokens", self.max_new_tokens <= room, "at most max_length - 2")
+        _require(self, "beta", self.beta > 0 or self.target_kl is None, "positive for a target_kl")
+
+
+def _require(settings: PPOSettings, name: str, holds: bool, rule: str) -> None:
+    if not holds:
+        raise TrainingError(f"{name} must be {rule}, got {getattr(settings, name)}")
+
+
+class PPO(Stage):
+    """The stage for `trainer.train`.
+
+    Args:
+        settings: what to do.
+        policy: changed in place; its dropout must be off.
+        reference: frozen, with storage of its own.
+        value: trained beside the policy.
+        tokenizer: its EOS ends a completion; saved beside the policy.
+        prompts: token ids, none empty.
+        score: the reward to climb.
+        judge: the reward's name among the hashes that are fixed for a run.
+    """
+
+    def __init__(
+        self,
+        settings: PPOSettings,
+        policy: PreTrainedModel,
+        reference: PreTrainedModel,
+        value: ValueModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: list[tuple[int, ...]],
+        score: Score,
+        judge: str,
+    ):
+        if reference.dtype != policy.dtype:
+            raise TrainingError(f"the reference is {reference.dtype}, the policy {policy.dtype}")
+        self.settings, self.policy, self.reference, self.value = settings, policy, reference, value
+        self.tokenizer, self.prompts, self.score = tokenizer, prompts, score
+        self.beta, self.first = settings.beta, False
+        self.items = settings.minibatches * settings.batch_size  # so an epoch is the trainer's
+        dtype = torch.promote_types(policy.dtype, torch.float32)
+        self.rollouts = Rollouts(self.items, settings.max_new_tokens, dtype).to(policy.device)
+        self.modules = {"policy": policy, "value": value, "rollouts": self.rollouts}
+        self.fingerprint = {
+            "data": data_hash(prompts),
+            "tokenizer": tokenizer_hash(tokenizer),
+            "model": state_hash(policy),
+            "reference": state_hash(reference),
+            "reward": judge,
+        }
+
+    @classmethod
+    def from_settings(cls, settings: PPOSettings) -> tuple["PPO", Report]:
+        """Load everything that the settings name; the report says what became of the rows."""
+        processes()  # before the models: it picks the GPU
+        tokenizer, device = load_tokenizer(settings.model, settings.data), pick_device()
+        texts, report = read_prompts(settings.data, tokenizer)
+        room = settings.max_length - settings.max_new_tokens
+        prompts = tokenize_prompts(texts, tokenizer, room, report)
+        policy = load_policy(settings.model, tokenizer, torch.float32, settings.seed).to(device)
+        if settings.reference is None:  # a copy of step 0: a resume brings its weights back later
+            reference = frozen_copy(policy)
+        else:
+            reference = load_reference(settings, tokenizer).to(device)
+        if settings.reward == "true":
+            score, body, judge = world_score(tokenizer), policy, "true"
+        else:
+            model = load_judge(settings.reward, tokenizer).to(device)
+            score, body, judge = model.score, model.body, state_hash(model)
+        value = ValueModel(body)
+        return cls(settings, policy, reference, value, tokenizer, prompts, score, judge), report
+
+    def start(self, step: int) -> None:
+        """Draw new completions if an iteration begins with this step (steps count from 1)."""
+        iteration, within = divmod(step - 1, self.settings.epochs * self.settings.minibatches)
+        self.first = within == 0
+        if self.first:
+            self.draw(iteration)
+
+    @torch.no_grad()
+    def draw(self, iteration: int) -> None:
+        """Completions of the present policy with their rewards, advantages and value targets.
+
+        A function of the weights, `beta` and (seed, iteration). Every prompt is used once before
+        any is used twice. With several processes all take what the first one drew.
+        """
+        settings, rollouts = self.settings, self.rollouts
+        if settings.target_kl is not None and iteration > 0:
+            kl = rollouts.kl().mean().item()  # of the iteration that ends here
+            self.beta = controlled_beta(self.beta, kl, settings.target_kl)
+        places = range(iteration * self.items + 1, (iteration + 1) * self.items + 1)
+        chosen = [batch_indices(settings.seed, n, 1, len(self.prompts))[0] for n in places]
+        with precision(settings, self.policy.device):
+            completions = generate(
+                self.policy,
+                [self.prompts[place] for place in chosen],
+                max_new_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                generator=torch.Generator().manual_seed(derive_seed(settings.seed, 0, iteration)),
+                eos=self.tokenizer.eos_token_id,
+                batch_size=settings.batch_size,
+            )
+            rollouts.take(chosen, completions)
+            rollouts.record(
+                logps=self._in_batches(self.logps),
+                ref_logps=self._in_batches(partial(self.logps, model=self.reference)),
+                values=self._in_batches(self.values),
+                scores=self._in_batches(self.score),
+            )
+        self._judge()
+        first, *_ = processes().gather(rollouts.state_dict())
+        rollouts.load_state_dict(first)
+
+    def _judge(self) -> None:
+        """Scores, log-probabilities and values to advantages and the value function's targets."""
+        settings, rollouts, lengths = self.settings, self.rollouts, self.rollouts.lengths
+        check_finite("scores", rollouts.scores.cpu())
+        rollouts.scores -= settings.missing_eos_penalty * ~self.finished()
+        rewards = token_rewards(
+            rollouts.scores, rollouts.logps, rollouts.ref_logps, lengths, self.beta
+        )
+        advantages, returns = token_advantages(
+            rewards, rollouts.values, lengths, settings.gamma, settings.lam
+        )
+        if settings.whiten:
+            advantages = whiten(advantages, rollouts.mask())
+        rollouts.record(advantages=advantages, returns=returns)
+
+    def weight(self, indices: list[int]) -> float:
+        """Generated tokens: each weighs the same, whatever the length of its completion."""
+        return self.rollouts.lengths[indices].sum().item()
+
+    def backward(self, indices: list[int], share: float) -> dict[str, Tensor | float]:
+        """PPO (9) with its sign turned, summed over the generated tokens of these items."""
+        settings, rollouts = self.settings, self.rollouts
+        rows = sorted(indices)  # as they were scored when drawn, so that the same kernels run
+        batch, mask = self.sequences(rows), rollouts.mask()[rows]
+        old_logps, advantages = rollouts.logps[rows], rollouts.advantages[rows]
+        with precision(settings, self.policy.device):
+            logps, entropies = self.logps_and_entropies(batch)
+            values = self.values(batch)
+        policy_losses = ppo_clip_loss(logps, old_logps, advantages, settings.clip_range)
+        value_losses = clipped_value_loss(
+            values, rollouts.values[rows], rollouts.returns[rows], settings.value_clip_range
+        )
+        losses = policy_losses + settings.value_coefficient * value_losses
+        change = logps.detach() - old_logps
+        if settings.entropy_coefficient:
+            losses = losses - settings.entropy_coefficient * entropies
+        else:  # a metric only, estimated from the drawn tokens: E_old[rho (-log pi)] = H(pi)
+            entropies = -change.exp() * logps
+        (losses.where(mask, 0.0).sum() * share).backward()
+        of_tokens = {
+            "loss": losses,
+            "loss/policy_avg": policy_losses,
+            "loss/value_avg": value_losses,
+            "policy/approxkl_avg": change.square() / 2,
+            "policy/clipfrac_avg": clip_fraction(change, advantages, settings.clip_range),
+            "policy/entropy_avg": entropies,
+            "val/ratio": change.exp(),
+        }
+        sums = {name: x.detach().where(mask, 0.0).sum() for name, x in of_tokens.items()}
+        if self.first:  # before any update, so 1
+            sums["ratio/first"] = sums["val/ratio"]
+        tokens = self.weight(rows)  # the log divides by it
+        sums |= {name: mean * tokens for name, mean in self.objective().items()}
+        return sums | {"num_tokens": tokens}
+
+    def objective(self) -> dict[str, float]:
+        """What the present completions say of objective (3): means over the iteration.
+
+        `objective/kl` is the KL that the rewards charged, in nats of a whole completion.
+        """
+        rollouts = self.rollouts
+        kl, score = rollouts.kl().mean().item(), rollouts.scores.mean().item()
+        return {
+            "objective/kl": kl,
+            "objective/kl_coef": self.beta,
+            "objective/entropy": -rollouts.logps.sum(-1).mean().item(),
+            "objective/scores": score,
+            "objective/non_score_reward": -self.beta * kl,
+            "objective/rlhf_reward": score - self.beta * kl,
+            "val/num_eos_tokens": self.finished().sum().item(),
+        }
+
+    def logps(self, sequences: Sequences, model: PreTrainedModel | None = None) -> Tensor:
+        """log pi of each generated token at the run's temperature, shape (rows, width), nats."""
+        return self.logps_and_entropies(sequences, model)[0]
+
+    def logps_and_entropies(
+        self, sequences: Sequences, model: PreTrainedModel | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The same, with the entropies of the tokens' distributions if a bonus needs them."""
+        model, temperature = model or self.policy, self.settings.temperature
+        width = self.settings.max_new_tokens
+        if not self.settings.entropy_coefficient:
+            return pad(token_logps(model, sequences, temperature), width), None
+        logps, entropies = logps_and_entropies(model, sequences, temperature)
+        return pad(logps, width), pad(entropies, width)
+
+    def values(self, sequences: Sequences) -> Tensor:
+        """V before each generated token, shape (rows, width), reward units."""
+        return pad(self.value(sequences), self.settings.max_new_tokens)
+
+    def sequences(self, rows: list[int]) -> Sequences:
+        """Prompt and completion of some of the iteration's rows."""
+        prompts = [self.prompts[place] for place in self.rollouts.prompts[rows].tolist()]
+        return list(zip(prompts, self.rollouts.completions(rows), strict=True))
+
+    def finished(self) -> Tensor:
+        """Which completions ended by themselves, in EOS: bool, shape (rows,)."""
+        return self.rollouts.last_tokens() == self.tokenizer.eos_token_id
+
+    def state(self) -> dict:
+        """The adapted coefficient; the completions are tensors, in the module `rollouts`."""
+        return {"beta": self.beta}
+
+    def load_state(self, state: dict) -> None:
+        self.beta = state["beta"]
+
+    def save(self, directory: Path) -> None:
+        """The policy in the hub's format; the value function has served its purpose."""
+        save_policy(self.policy, self.tokenizer, directory)
+
+    def _in_batches(self, function: Callable[[Sequences], Tensor]) -> Tensor:
+        """A function of all completions, as many at a time as a backward pass holds."""
+        size = math.ceil(self.settings.batch_size / self.settings.accumulate)
+        sequences = self.sequences(list(range(self.items)))
+        starts = range(0, self.items, size)
+        parts = [function(sequences[start : start + size]) for start in starts]
+        return torch.cat(parts).to(self.rollouts.scores)
+
+
+def load_judge(folder: str, tokenizer: PreTrainedTokenizerBase) -> RewardModel:
+    """A frozen reward model that reads the policy's tokens."""
+    if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
+        raise TrainingError(f"reward {folder}: its tokenizer is not the policy's")
+    return RewardModel.load(folder).requires_grad_(False).eval()
+
+
+def world_score(tokenizer: PreTrainedTokenizerBase) -> Score:
+    """The true reward of the built-in world, of the text without its EOS."""
+
+    def text(ids: tuple[int, ...]) -> str:
+        return tokenizer.decode(ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids)
+
+    def score(sequences: Sequences) -> Tensor:
+        return torch.tensor([reviews.reward(*map(text, sequence)) for sequence in sequences])
+
+    return score

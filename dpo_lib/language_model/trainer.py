@@ -1,0 +1,358 @@
+"""The one training loop of all stages: order, accumulation, clipping, schedule, log, resume.
+
+A stage (`sft`, `reward_model`, `dpo`, `ppo`) knows its loss; the loop knows everything else. It
+keeps one promise: a run that was killed at any moment and started again with `resume` ends with
+the same bytes, weights, optimiser and log, as a run that was left alone (on one CPU machine,
+with one torch version and one number of threads). So nothing in it depends on a hidden state:
+the order of the data is a function of (seed, epoch), the learning rate of the step.
+"""
+
+import hashlib
+import itertools
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dpo_lib.language_model import checkpoint
+from dpo_lib.language_model.processes import Processes, processes
+from dpo_lib.language_model.progress import Progress
+from dpo_lib.language_model.run_folder import RunFolder
+
+
+class TrainingError(ValueError):
+    """Why a run cannot start or go on, in one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every stage can be told; a stage's own settings extend it."""
+
+    model: str  # hub name, folder, "tiny" or "gpt2-random"
+    data: str  # file or folder of rows
+    out: str  # the run's folder, made here
+    reference: str | None = None  # the frozen model, where a stage has one
+    steps: int  # optimiser steps
+    batch_size: int = 64  # items of one step, over all micro-batches and processes
+    accumulate: int = 1  # micro-batches in which each process goes through its part of a batch
+    lr: float = 1e-6
+    optimizer: str = "rmsprop"  # the paper's; or "adamw"
+    warmup_steps: int = 150  # linear from 0, then constant
+    max_grad_norm: float = 10.0
+    max_length: int = 512  # tokens of prompt and completion together
+    seed: int = 0
+    save_every: int = 500  # steps between checkpoints
+    log_every: int = 10  # steps between lines, where there is no terminal for a bar
+    dtype: str = "auto"
+    resume: bool = False
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "accumulate", "max_length", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("warmup_steps", "seed"):
+            if getattr(self, name) < 0:
+                raise TrainingError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("lr", "max_grad_norm"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise TrainingError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.optimizer not in OPTIMIZERS:
+            known = " or ".join(OPTIMIZERS)
+            raise TrainingError(f"optimizer must be {known}, got {self.optimizer}")
+
+
+class Stage(Protocol):
+    """What a stage provides; inherit from it for the defaults."""
+
+    settings: Settings
+    modules: dict[str, nn.Module]  # trained and checkpointed
+    items: int  # training items of one epoch; a batch is a list of indices below it
+    fingerprint: dict[str, str]  # hashes of data, tokenizer, model, reference: fixed for a run
+
+    def start(self, step: int) -> None:
+        """Called before optimiser step `step` (1, 2, ...): PPO draws its rollouts here.
+
+        Must follow from `step`, the weights and `state()` alone.
+        """
+
+    def weight(self, indices: list[int]) -> float:
+        """The divisor of these items' mean: their number (default), or their tokens (SFT)."""
+        return len(indices)
+
+    def backward(self, indices: list[int], share: float) -> dict[str, float | Tensor]:
+        """Forward and backward of one micro-batch; gradients add up.
+
+        Args:
+            indices: the items of this micro-batch.
+            share: 1 / weight of the whole batch over all micro-batches and processes. Call
+                `(losses.sum() * share).backward()`: the sum over micro-batches is then the
+                gradient of the batch's mean, whatever the split.
+
+        Returns:
+            SUMS over the micro-batch (detached), "loss" among them, with TRL's names; the log
+            shows sum * share. "num_tokens" is special: counted, not averaged.
+        """
+        ...
+
+    def state(self) -> dict:
+        """What else the next step depends on, as JSON (KL coefficient, rollouts)."""
+        return {}
+
+    def load_state(self, state: dict) -> None:
+        """Take back what `state` gave."""
+
+    def save(self, directory: Path) -> None:
+        """Write the trained model in the hub's format."""
+        ...
+
+
+OPTIMIZERS: dict[str, Callable] = {
+    "rmsprop": lambda params, lr: torch.optim.RMSprop(params, lr=lr),
+    "adamw": lambda params, lr: torch.optim.AdamW(params, lr=lr, weight_decay=0.0),
+}
+
+
+def derive_seed(seed: int, *counters: int) -> int:
+    """A seed for a `torch.Generator`, from (seed, epoch) or (seed, step): nothing to save.
+
+    Through a hash, because torch's CPU generator looks at the low 32 bits only.
+    """
+    digest = hashlib.sha256(repr((seed, *counters)).encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+@lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, items: int) -> tuple[int, ...]:
+    generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
+    return tuple(torch.randperm(items, generator=generator).tolist())
+
+
+def batch_indices(seed: int, step: int, batch_size: int, items: int) -> list[int]:
+    """The items of optimiser step `step` (1, 2, ...): a pure function, so a resume is exact.
+
+    Each epoch is a fresh permutation, cut into batches; its last batch may be shorter.
+    """
+    epoch, batch = divmod(step - 1, math.ceil(items / batch_size))
+    return list(_permutation(seed, epoch, items)[batch * batch_size : (batch + 1) * batch_size])
+
+
+def tokenizer_hash(tokenizer) -> str:
+    """SHA-256 of all that a tokenizer does with a text: its rules, words and special tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(f"{rules} {tokenizer.eos_token_id}".encode()).hexdigest()
+
+
+def precision(settings: Settings, device: torch.device):
+    """The context to score in: autocast where settings.dtype asks for 16 bit, else nothing.
+
+    Weights, gradients and optimiser stay as they are. Score policy and reference in the same.
+    """
+    from dpo_lib.language_model.models import pick_dtype  # slow to import
+
+    dtype = pick_dtype(device, settings.dtype)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def learning_rate(settings: Settings, step: int) -> float:
+    """Linear warm-up, then constant, as in the paper's code."""
+    return settings.lr * min(1.0, step / (settings.warmup_steps + 1))
+
+
+def micro_batches(indices: list[int], settings: Settings, group: Processes) -> list[list[int]]:
+    """This process's part of a batch, in at most `accumulate` pieces of nearly equal size."""
+    mine = _split(indices, group.count)[group.rank]
+    return [piece for piece in _split(mine, settings.accumulate) if piece]
+
+
+def train(stage: Stage) -> Path:
+    """Train to the last step, from the first or from where a killed run stopped.
+
+    Returns:
+        the run's folder, settings.out; the trained model is its `model`.
+
+    Raises:
+        ValueError: a TrainingError, RunError or CheckpointError, in one line; checkpoints intact.
+        SystemExit: after SIGTERM or SIGINT, with a checkpoint of the step that was under way.
+    """
+    settings, group = stage.settings, processes()
+    if settings.batch_size > stage.items:
+        raise TrainingError(
+            f"batch_size {settings.batch_size} is more than the {stage.items} items"
+        )
+    hashes = {f"{name} (hash)": value for name, value in stage.fingerprint.items()}
+    facts = {"stage": type(stage).__name__, **hashes}
+    group.require_same(facts)
+    with RunFolder(settings.out, settings, facts, settings.resume, main=group.main) as run:
+        group.wait()
+        learner = _Learner(stage, group)
+        learner.restore(run.load())
+        done = (learner.step, learner.num_tokens)
+        with Progress(settings, *done, run.notes, show=group.main) as bar:
+            if learner.step == 0:
+                run.require_space(learner.checkpoint_bytes() * 3)  # two are kept, one is written
+                learner.save(run)
+            _loop(learner, run, bar)
+        run.finish(stage.save)
+        group.wait()
+    return run.path
+
+
+def _loop(learner: "_Learner", run: RunFolder, bar: Progress) -> None:
+    settings = learner.stage.settings
+    with _Signals() as signals:
+        while learner.step < settings.steps:
+            record = learner.update()
+            run.log(record, bar.advance(record))
+            stopped = learner.group.any(signals.received)
+            if stopped or learner.step % settings.save_every == 0 or learner.step == settings.steps:
+                learner.save(run)
+            if stopped:
+                bar.note(f"stopped at step {learner.step}, saved; go on with --resume")
+                raise SystemExit(128 + stopped)
+
+
+class _Learner:
+    """A stage, its optimiser and its step: all that a checkpoint holds."""
+
+    def __init__(self, stage: Stage, group: Processes):
+        self.stage, self.group = stage, group
+        self.step = 0  # optimiser steps taken
+        self.num_tokens = 0
+        self.parameters = {}
+        for prefix, module in stage.modules.items():
+            for name, parameter in module.named_parameters():
+                if parameter.requires_grad:
+                    self.parameters[f"{prefix}/{name}"] = parameter
+        settings = stage.settings
+        self.optimizer = OPTIMIZERS[settings.optimizer](self.parameters.values(), settings.lr)
+
+    def update(self) -> dict:
+        """One optimiser step; returns its line of the log."""
+        stage, settings, step = self.stage, self.stage.settings, self.step + 1
+        stage.start(step)
+        batch = batch_indices(settings.seed, step, settings.batch_size, stage.items)
+        share = 1 / stage.weight(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        pieces = micro_batches(batch, settings, self.group)
+        parts = [stage.backward(piece, share) for piece in pieces]
+        self.group.sum_gradients(self.parameters.values())
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), settings.max_grad_norm)
+        *parts, last = _numbers([*parts, {"grad_norm": norm}])  # the step's one wait for the device
+        sums, bad = self._gather(pieces, parts)
+        if bad or not math.isfinite(last["grad_norm"]):
+            raise TrainingError(
+                f"step {step}: the loss or its gradient is not finite (grad_norm "
+                f"{last['grad_norm']}), items {bad or batch}; the checkpoints are intact"
+            )
+        rate = learning_rate(settings, step)
+        for part in self.optimizer.param_groups:
+            part["lr"] = rate
+        self.optimizer.step()
+        self.step = step
+        self.num_tokens += int(sums.pop("num_tokens", 0))
+        means = {name: total * share for name, total in sums.items()}
+        epoch = step / math.ceil(stage.items / settings.batch_size)
+        totals = {"num_tokens": self.num_tokens} if self.num_tokens else {}
+        return {"step": step, "epoch": epoch, **means, **last, "learning_rate": rate, **totals}
+
+    def _gather(self, pieces: list[list[int]], parts: list[dict]) -> tuple[dict, list[int]]:
+        """Sums over all micro-batches, and the items of those with a non-finite number."""
+        sums: dict[str, float] = {}
+        bad: list[int] = []
+        own = list(zip(pieces, parts, strict=True))
+        for piece, part in itertools.chain.from_iterable(self.group.gather(own)):
+            for name, value in part.items():
+                sums[name] = sums.get(name, 0.0) + value
+            if not all(map(math.isfinite, part.values())):
+                bad += piece
+        return sums, bad
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, buffers and optimiser state, by name."""
+        named = {
+            f"{prefix}/{name}": tensor
+            for prefix, module in self.stage.modules.items()
+            for name, tensor in checkpoint.module_tensors(module).items()
+        }
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                named[f"optimizer/{name}/{key}"] = value
+        return named
+
+    def checkpoint_bytes(self) -> int:
+        """The size of a checkpoint once the optimiser has its state."""
+        weights = sum(tensor.nbytes for tensor in self.tensors().values())
+        state = sum(parameter.nbytes for parameter in self.parameters.values())
+        return weights + state * (2 if self.stage.settings.optimizer == "adamw" else 1)
+
+    def save(self, run: RunFolder) -> None:
+        extras = {"stage": self.stage.state(), "num_tokens": self.num_tokens}
+        run.save(self.step, self.tensors(), extras)
+        self.group.wait()
+
+    def restore(self, saved: checkpoint.Checkpoint | None) -> None:
+        """Take a checkpoint's place; None is the beginning."""
+        if saved is None:
+            return
+        own = {name: t for name, t in self.tensors().items() if not name.startswith("optimizer/")}
+        state = {name: t for name, t in saved.tensors.items() if name.startswith("optimizer/")}
+        checkpoint.copy_into(own, {n: t for n, t in saved.tensors.items() if n not in state})
+        slots: dict[int, dict[str, Tensor]] = {}
+        for position, name in enumerate(self.parameters):
+            prefix = f"optimizer/{name}/"
+            found = {n[len(prefix) :]: t.clone() for n, t in state.items() if n.startswith(prefix)}
+            if found:
+                slots[position] = found
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        self.stage.load_state(saved.extras["stage"])
+        self.step, self.num_tokens = saved.step, saved.extras["num_tokens"]
+
+
+class _Signals:
+    """SIGTERM and SIGINT are remembered until the step is done; a second one is not held back."""
+
+    def __init__(self):
+        self.received = 0
+        self.before: dict = {}
+
+    def __enter__(self) -> "_Signals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.before[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, _) -> None:
+        self.received = number
+        self.__exit__()
+        os.write(2, b"\nstopping after this step; once more stops at once\n")  # print may not nest
+
+
+def _split(items: list[int], count: int) -> list[list[int]]:
+    """`count` runs of nearly equal length, in order."""
+    bounds = [len(items) * part // count for part in range(count + 1)]
+    return [items[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+def _numbers(parts: list[dict[str, float | Tensor]]) -> list[dict[str, float]]:
+    """All tensors to numbers in one transfer."""
+    tensors = [v.detach() for part in parts for v in part.values() if isinstance(v, Tensor)]
+    together = [tensor.to(tensors[-1].device).reshape(()) for tensor in tensors]
+    moved = iter(torch.stack(together).tolist() if together else [])
+    return [
+        {key: next(moved) if isinstance(v, Tensor) else float(v) for key, v in part.items()}
+        for part in parts
+    ]

@@ -1,0 +1,105 @@
+"""Mutate the bytes of valid data files and read them: fuzz_data.py [FILES] [SEED].
+
+Every file must end in a DataError of one line that names it, or in rows that are all used or
+reported. Anything else is printed, and the exit status is 1.
+"""
+
+import gzip
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from dpo_lib.language_model import data
+
+LONG = " and the light by the sea is warm — é 🎬" * 6  # most mutations should hit a text
+TALK = [{"role": "user", "content": f"Which?{LONG}"}, {"role": "assistant", "content": "This."}]
+OTHER = [TALK[0], {"role": "assistant", "content": "That."}]
+HH = f"\n\nHuman: Hi{LONG}\n\nAssistant:"
+ROWS = [
+    {"prompt": f"A film{LONG}", "chosen": f" warm{LONG}", "rejected": " du\u2028ll."},
+    {"chosen": HH + f" Yes{LONG}", "rejected": HH + f" No{LONG}"},
+    {"prompt": TALK[:1], "chosen": TALK[1:], "rejected": OTHER[1:], "score": 1.5e3},
+    {"chosen": TALK, "rejected": OTHER, "text": None},
+    {"prompt": "The <|endoftext|>", "chosen": " 😀", "rejected": "\\ \t\u0000"},
+]
+PIECES = [b"\n", b"\r\n", b"\0", b'"', b"{", b"[" * 2000, b"\xff\xfe", b"\xed\xa0\x80", b"\\ud800",
+          b"NaN", b"null", b"1" * 5000, b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\xc2\x85"]  # fmt: skip
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A token for each byte, and an end of text."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate([*alphabet, "<|endoftext|>"])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+
+
+def valid_file(rng: random.Random) -> bytes:
+    rows = rng.choices(ROWS, k=rng.randrange(1, 7))
+    lines = [json.dumps(row, ensure_ascii=rng.random() < 0.5) for row in rows]
+    lines = [line.encode() for line in lines]
+    return rng.choice([b"\n", b"\r\n"]).join(lines) + rng.choice([b"", b"\n"])
+
+
+def mutate(content: bytes, rng: random.Random) -> bytes:
+    """One to three times: bytes changed, a stretch deleted or copied, or a piece of trouble."""
+    for _ in range(rng.randrange(1, 4)):
+        start = rng.randrange(len(content) + 1)
+        end = min(len(content), start + rng.choice([1, 1, 2, 9, 60]))
+        stretch = content[start:end]
+        random_byte, letter = rng.randbytes(1), bytes([rng.randrange(32, 127)])
+        changes = [b"", stretch * 2, stretch.upper(), letter, random_byte, rng.choice(PIECES)]
+        new = rng.choice(changes)
+        content = content[:start] + new + content[end:]
+    return content
+
+
+def outcome(path: Path, tokenizer, rng: random.Random) -> str:
+    """Read and tokenise a file: "refused", "used", or what is wrong."""
+    try:
+        rows, report = data.read_preferences(path)
+        data.tokenize_preferences(rows, tokenizer, rng.choice([2, 20, 512]), report)
+    except data.DataError as error:
+        named = str(error).startswith(f"{path}:")
+        return "refused" if named and len(str(error).splitlines()) == 1 else f"error {error!r}"
+    except Exception as error:  # what must never happen
+        return f"traceback {error!r}"
+    content = path.read_bytes()
+    content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    held = sum(bool(line.strip()) for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n"))
+    dropped = sum(map(len, report.dropped.values()))
+    return "used" if held == report.rows == report.used + dropped else f"lost a row: {report}"
+
+
+def fuzz(files: int, seed: int = 0) -> Counter:
+    """How often each outcome came; the mutation is before or after packing for gzip files."""
+    rng, tokenizer, found = random.Random(seed), byte_tokenizer(), Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.jsonl"
+        for _ in range(files):
+            packing = rng.choice(["", "", "inside", "outside"])
+            content = valid_file(rng)
+            content = content if packing == "outside" else mutate(content, rng)
+            content = gzip.compress(content) if packing else content
+            path.write_bytes(mutate(content, rng) if packing == "outside" else content)
+            found[outcome(path, tokenizer, rng)] += 1
+    return found
+
+
+if __name__ == "__main__":
+    numbers = [int(argument) for argument in sys.argv[1:]]
+    start = time.perf_counter()
+    outcomes = fuzz(*(numbers or [10_000]))
+    for what, count in outcomes.most_common():
+        print(f"{count:6} {what}")
+    print(f"{time.perf_counter() - start:.1f} s")
+    sys.exit(bool(set(outcomes) - {"refused", "used"}))

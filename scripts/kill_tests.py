@@ -1,0 +1,172 @@
+"""Kill training runs and see whether they end with the same bytes as runs that were left alone.
+
+    python scripts/kill_tests.py [--kills 40] [--every 1] [--stages sft,reward,dpo,ppo]
+
+For each stage, on a GPT-2 of two layers and the built-in world: SIGKILL at random moments, in
+chains of 1, 2 and 5 with a resume between, and SIGKILL at each write, fsync, mkdir, rename and
+removal of a whole run. "identical" means weights, optimiser, log and saved model, by SHA-256;
+"torn" counts checkpoints that had a checkpoint's name and were not whole. Exit code 1 if any
+run ended otherwise.
+"""
+
+# ruff: noqa: E402 (the paths and the number of threads come first)
+
+import argparse
+import importlib
+import itertools
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # a fork must not inherit a pool of threads
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/language_model")]
+
+import torch
+from faults import Faults, count_events, ends, in_child, warm_up
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from dpo_lib.__main__ import MODULES, STAGES, stage_of
+from dpo_lib.language_model import checkpoint
+from dpo_lib.language_model.models import load_tokenizer, save_policy
+from dpo_lib.language_model.reviews import write_world
+from dpo_lib.language_model.trainer import train
+
+CHAINS = (1, 2, 5, 2)
+SETTINGS = dict(steps=9, batch_size=8, accumulate=2, save_every=2, lr=1e-4, max_length=64)
+OWN = {"ppo": dict(reward="true", max_new_tokens=8, epochs=2, minibatches=2)}
+
+
+def small_world(folder: Path) -> dict:
+    """A world and a small model in it; returns the settings that name them."""
+    write_world(folder / "world", pairs=40, reviews=40, prompts=40, test=4)
+    tokenizer = load_tokenizer("tiny", folder / "world")
+    torch.manual_seed(0)
+    eos = tokenizer.eos_token_id
+    shape = dict(n_layer=2, n_embd=32, n_head=2, n_positions=128, vocab_size=len(tokenizer))
+    model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=eos, eos_token_id=eos))
+    save_policy(model, tokenizer, folder / "model")
+    return dict(model=str(folder / "model"), data=str(folder / "world"))
+
+
+def command(name: str, named: dict, run: Path) -> Callable[[], None]:
+    """What `dpo NAME --out RUN --resume` does."""
+    module = importlib.import_module(f"dpo_lib.language_model.{MODULES.get(name, name)}")
+    settings, stage = stage_of(module)
+    given = SETTINGS | named | OWN.get(name, {}) | dict(out=str(run), resume=True, log_every=1000)
+    return lambda: train(stage.from_settings(settings(**given))[0])
+
+
+class Tally:
+    """One line of the table."""
+
+    def __init__(self, stage: str, kind: str, whole: dict[str, str]):
+        self.stage, self.kind, self.whole = stage, kind, whole
+        self.kills = self.runs = self.identical = self.torn = 0
+
+    def killed(self, code: int, run: Path) -> bool:
+        """Count a child that was killed, and look at what it left."""
+        if code != -9:
+            return False
+        self.kills += 1
+        try:
+            found = checkpoint.load(run)
+            self.torn += len(found.passed_over) if found else 0
+        except checkpoint.CheckpointError:
+            self.torn += 1
+        return True
+
+    def finish(self, resumed: Callable[[], None], run: Path) -> None:
+        """Let the run end, and compare."""
+        self.runs += 1
+        said = run.with_suffix(".txt")
+        if in_child(resumed, stderr=said) == 0 and ends(run) == self.whole:
+            self.identical += 1
+            shutil.rmtree(run)
+        else:
+            print(f"{self.stage}: {run} ended otherwise: {said.read_text()[-500:]}")
+
+    @property
+    def good(self) -> bool:
+        return self.identical == self.runs and self.torn == 0
+
+    def __str__(self) -> str:
+        counts = f"{self.kills:7}{self.runs:7}{self.identical:11}{self.torn:6}"
+        return f"{self.stage:8}{self.kind:16}{counts}"
+
+
+def at_random(tally: Tally, resumed_in: Callable, folder: Path, kills: int, seconds: float) -> None:
+    """Chains of kills, uniformly in time, until there were so many."""
+    times = random.Random(f"{tally.stage} {kills}")
+    for number, chain in enumerate(itertools.cycle(CHAINS)):
+        if tally.kills >= kills:
+            return
+        run = folder / f"{tally.stage}-random-{number}"
+        for _ in range(min(chain, kills - tally.kills)):
+            resumed = resumed_in(run)
+            tally.killed(in_child(resumed, kill_after=times.uniform(0, seconds)), run)
+        tally.finish(resumed, run)
+
+
+def at_events(tally: Tally, resumed_in: Callable, folder: Path, every: int) -> None:
+    """A kill at every `every`-th change of the disk, torn writes included."""
+    events = count_events(resumed_in(folder / f"{tally.stage}-count"))
+    for at in range(1, events + 1, every):
+        run = folder / f"{tally.stage}-event-{at}"
+
+        def killed(run=run, at=at):
+            Faults(at).install()
+            resumed_in(run)()
+
+        tally.killed(in_child(killed), run)
+        tally.finish(resumed_in(run), run)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=40, help="at random, over all stages")
+    parser.add_argument("--every", type=int, default=1, help="1: a kill at each disk event")
+    parser.add_argument("--stages", default=",".join(STAGES))
+    given = parser.parse_args()
+    stages = given.stages.split(",")
+    torch.set_num_threads(1)
+    warm_up()
+    folder = Path(tempfile.mkdtemp(prefix="kill-tests-"))
+    named = small_world(folder)
+    tallies = []
+    print(f"{'stage':8}{'killed':16}{'kills':>7}{'runs':>7}{'identical':>11}{'torn':>6}")
+    for number, name in enumerate(stages):
+        whole = folder / f"{name}-whole"
+        for run in (folder / f"{name}-first", whole):  # the second has warm files: it is timed
+            began = time.perf_counter()
+            code = in_child(command(name, named, run), stderr=folder / f"{name}.txt")
+            seconds = time.perf_counter() - began
+            if code != 0:
+                print(f"{name}: does not run: {(folder / f'{name}.txt').read_text()[-500:]}")
+                return 1
+        if ends(folder / f"{name}-first") != ends(whole):
+            print(f"{name}: two runs that were left alone differ")
+            return 1
+        resumed_in = lambda run, name=name: command(name, named, run)  # noqa: E731
+        share = given.kills * (number + 1) // len(stages) - given.kills * number // len(stages)
+        tallies += [
+            Tally(name, "at random", ends(whole)),
+            Tally(name, "at disk events", ends(whole)),
+        ]
+        at_random(tallies[-2], resumed_in, folder, share, seconds)
+        print(tallies[-2], flush=True)
+        at_events(tallies[-1], resumed_in, folder, given.every)
+        print(tallies[-1], flush=True)
+    good = all(tally.good for tally in tallies)
+    if good:
+        shutil.rmtree(folder)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

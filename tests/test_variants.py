@@ -1,0 +1,366 @@
+import math
+
+import mpmath
+import pytest
+import torch
+from helpers import generator, numbers, table
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from dpo_lib.losses import dpo_loss, dpo_weight, unlikelihood_loss
+from dpo_lib.variants import LOSSES, cdpo_loss, choose_loss, implicit_rewards, robust_loss
+
+# Chosen and rejected log-probability of policy and reference, beta, label_smoothing.
+CASES = [
+    (-34.5, -41.25, -36.0, -40.5, 0.5, 0.1),
+    (-3.0, -7.0, -3.5, -6.25, 1.0, 0.001),
+    (-12.0, -9.5, -10.25, -11.0, 0.1, 0.25),
+]
+# TRL 1.16.0's own DPOTrainer._compute_loss at CASES, on completions of one token (so that IPO's
+# division by the length does nothing) with given log-probabilities, in float64. TRL has no
+# cDPO and no unlikelihood.
+TRL = {
+    "sigmoid": (0.2811501362483, 0.2519290813454, 0.8687926039782),
+    "robust": (0.1405251362483, 0.2506765763354, 1.031292603978),
+    "hinge": (0.0, 0.0, 1.325),
+    "ipo": (1.5625, 0.5625, 68.0625),
+    "exo_pair": (0.08699655402681, 1.008831493494, 0.245356627708),
+    "nca_pair": (1.216868141242, 1.154550979328, 1.474684169889),
+    "bco_pair": (0.9099942702547, 0.860947990295, 1.555427478453),
+    "sppo_hard": (0.3125, 0.0625, 87.8125),
+    "apo_zero": (0.7281547008705, 0.6983619696228, 1.081068532581),
+    "apo_down": (0.9242637123078, 0.8451594700272, 1.036903617584),
+    "discopop": (0.324652467351, 0.2865047968597, 0.8695660701848),
+}
+PAIRWISE = sorted(set(LOSSES) - {"unlikelihood"})
+SMOOTHED = [name for name in LOSSES if "label_smoothing" in LOSSES[name].settings]
+moderate = st.floats(-4, 4)
+shares = st.floats(1e-3, 0.499)
+
+
+def evaluate(name, logps, beta=0.5, label_smoothing=0.1, alpha=0.5):
+    """A loss at four log-probabilities, numbers or tensors."""
+    given = {"beta": beta, "label_smoothing": label_smoothing, "alpha": alpha}
+    logps = [torch.as_tensor(logp, dtype=torch.float64) for logp in logps]
+    return LOSSES[name].function(*logps, **{key: given[key] for key in LOSSES[name].settings})
+
+
+def at_rewards(name, chosen, rejected, label_smoothing=0.1, beta=1.0):
+    """A loss at given implicit rewards: with a reference of log-probability 0."""
+    chosen, rejected = (torch.as_tensor(r, dtype=torch.float64) / beta for r in (chosen, rejected))
+    zero = torch.zeros_like(chosen)
+    return evaluate(name, (chosen, rejected, zero, zero), beta, label_smoothing)
+
+
+def slopes(name, chosen, rejected, **settings):
+    """Derivatives in the chosen and in the rejected answer's log-probability."""
+    leaves = [table(value).requires_grad_() for value in (chosen, rejected)]
+    loss = at_rewards(name, *leaves, **settings)
+    return [slope.item() for slope in torch.autograd.grad(loss.sum(), leaves)]
+
+
+def sigmoid(x):
+    return 1 / (1 + mpmath.exp(-x))
+
+
+@pytest.mark.parametrize("name", TRL)
+def test_a_loss_equals_trl_s_to_twelve_digits(name):  # D1-D4
+    for case, wanted in zip(CASES, TRL[name], strict=True):
+        *logps, beta, label_smoothing = case
+        got = evaluate(name, logps, beta, label_smoothing).item()
+        assert got == pytest.approx(wanted, rel=1e-12, abs=1e-15)
+
+
+@given(moderate, moderate, moderate, moderate, st.floats(0.05, 2), shares)
+def test_every_loss_equals_its_formula_in_forty_digits(pc, pr, rc, rr, beta, eps):
+    with mpmath.workdps(40):
+        c, r = beta * (mpmath.mpf(pc) - rc), beta * (mpmath.mpf(pr) - rr)
+        z, tau, half = c - r, mpmath.mpf("0.05"), 1 / (2 * mpmath.mpf(beta))
+        loss, flipped, log = -mpmath.log(sigmoid(z)), -mpmath.log(sigmoid(-z)), mpmath.log
+        formulas = {
+            "sigmoid": loss,
+            "cdpo": (1 - eps) * loss + eps * flipped,
+            "robust": ((1 - eps) * loss - eps * flipped) / (1 - 2 * mpmath.mpf(eps)),
+            "hinge": max(0, 1 - z),
+            "ipo": (z / beta - half) ** 2,
+            "exo_pair": sigmoid(z) * (log(sigmoid(z)) - log(1 - mpmath.mpf(eps)))
+            + sigmoid(-z) * (log(sigmoid(-z)) - log(eps)),
+            "nca_pair": -log(sigmoid(c)) - (log(sigmoid(-c)) + log(sigmoid(-r))) / 2,
+            "bco_pair": -log(sigmoid(c)) - log(sigmoid(-r)),
+            "sppo_hard": (c / beta - half) ** 2 + (r / beta + half) ** 2,
+            "apo_zero": 1 - sigmoid(c) + sigmoid(r),
+            "apo_down": sigmoid(c) + 1 - sigmoid(z),
+            "discopop": loss * (1 - sigmoid(z / tau)) + mpmath.exp(-z) * sigmoid(z / tau),
+            "unlikelihood": -(mpmath.mpf(pc) - pr / 2),
+        }
+    assert formulas.keys() == LOSSES.keys()
+    for name, wanted in formulas.items():
+        got = evaluate(name, (pc, pr, rc, rr), beta, eps).item()
+        assert got == pytest.approx(float(wanted), rel=1e-11, abs=1e-12), name
+
+
+# The derivative in z of each loss of the margin, and in c and r of each loss of two rewards.
+def derivatives(name, c, r, eps, beta):
+    z, s = c - r, lambda x: float(sigmoid(x))
+    bump = lambda x: s(x) * s(-x)  # noqa: E731  # the sigmoid's derivative
+    both = lambda slope: (slope, -slope)  # noqa: E731
+    logit = math.log((1 - eps) / eps)
+    return {
+        "sigmoid": both(-s(-z)),
+        "cdpo": both(s(z) - (1 - eps)),
+        "robust": both(-s(-z) - eps / (1 - 2 * eps)),
+        "hinge": both(-1.0 if z < 1 else 0.0),
+        "ipo": both(2 * (z / beta - 1 / (2 * beta)) / beta),
+        "exo_pair": both(bump(z) * (z - logit)),
+        "nca_pair": (-s(-c) + s(c) / 2, s(r) / 2),
+        "bco_pair": (-s(-c), s(r)),
+        "sppo_hard": (2 * (c / beta - 1 / (2 * beta)) / beta, 2 * (r + 0.5) / beta**2),
+        "apo_zero": (-bump(c), bump(r)),
+        "apo_down": (bump(c) - bump(z), bump(z)),
+    }[name]
+
+
+@pytest.mark.parametrize("name", sorted(set(PAIRWISE) - {"discopop"}))
+@pytest.mark.parametrize("beta", [0.1, 1.0, 4.0])
+def test_the_gradient_agrees_with_its_formula(name, beta):
+    for c, r in ((0.3, -0.4), (-2.0, 1.5), (3.0, 0.25), (0.0, 0.0)):
+        got = slopes(name, c, r, beta=beta, label_smoothing=0.2)
+        wanted = derivatives(name, c, r, 0.2, beta)
+        assert got == pytest.approx(wanted, rel=1e-12, abs=1e-14)
+
+
+def test_discopop_s_gradient_agrees_with_central_differences():
+    for z in (-3.0, -0.1, 0.0, 0.02, 0.4, 5.0):
+        up, down = (at_rewards("discopop", z + side * 1e-5, 0.0).item() for side in (1, -1))
+        slope, other = slopes("discopop", z, 0.0)
+        assert slope == pytest.approx((up - down) / 2e-5, rel=1e-7)
+        assert slope == -other
+
+
+@given(moderate, moderate, shares)
+def test_no_smoothing_is_bit_equal_to_dpo_and_exo_needs_some(chosen, rejected, eps):  # D5
+    plain = at_rewards("sigmoid", chosen, rejected)
+    for name in ("cdpo", "robust"):
+        assert torch.equal(at_rewards(name, chosen, rejected, label_smoothing=0.0), plain)
+    with pytest.raises(ValueError, match=r"label_smoothing must be positive in exo_pair, got 0\.0"):
+        at_rewards("exo_pair", chosen, rejected, label_smoothing=0.0)
+
+
+@given(moderate, moderate, shares)
+def test_a_flip_rate_of_one_minus_eps_is_the_swapped_pair_with_eps(chosen, rejected, eps):
+    """D5: the formula of cDPO at 1 - eps, which the function refuses, against the function."""
+    loss, flipped = (at_rewards("sigmoid", *pair) for pair in _both_ways(chosen, rejected))
+    swapped = at_rewards("cdpo", rejected, chosen, eps)
+    assert_close(eps * loss + (1 - eps) * flipped, swapped, rtol=1e-13, atol=1e-13)
+    got = at_rewards("exo_pair", rejected, chosen, eps).item()  # KL(sigma(z) || eps), by hand
+    p = float(sigmoid(chosen - rejected))
+    wanted = p * math.log(p / eps) + (1 - p) * math.log((1 - p) / (1 - eps))
+    assert got == pytest.approx(wanted, rel=1e-10, abs=1e-12)
+
+
+def _both_ways(chosen, rejected):
+    return (chosen, rejected), (rejected, chosen)
+
+
+@pytest.mark.parametrize("name", ["cdpo", "exo_pair"])
+@pytest.mark.parametrize("eps", [0.001, 0.1, 0.3, 0.49])
+def test_smoothed_labels_are_met_where_the_preference_is_one_minus_eps(name, eps):  # D5
+    best = math.log((1 - eps) / eps)  # sigma(best) = 1 - eps
+    assert slopes(name, best, 0.0, label_smoothing=eps)[0] == pytest.approx(0, abs=1e-15)
+    margins = torch.linspace(best - 2, best + 2, 401, dtype=torch.float64)
+    losses = at_rewards(name, margins, torch.zeros_like(margins), eps)
+    assert losses.argmin() == 200
+    if name == "cdpo":  # there it is the entropy of the labels; a divergence is 0
+        assert losses[200].item() == pytest.approx(
+            -eps * math.log(eps) - (1 - eps) * math.log1p(-eps)
+        )
+    else:
+        assert losses[200].item() == pytest.approx(0, abs=1e-15)
+
+
+@given(moderate, moderate, st.floats(0, 0.49))
+def test_the_robust_loss_is_unbiased_under_flipped_labels(chosen, rejected, eps):  # D5
+    right, flipped = (at_rewards("robust", *pair, eps) for pair in _both_ways(chosen, rejected))
+    mean = (1 - eps) * right + eps * flipped
+    assert_close(mean, at_rewards("sigmoid", chosen, rejected), rtol=1e-12, atol=1e-12)
+
+
+def test_the_smoothed_and_the_robust_loss_differ_from_dpo_by_a_multiple_of_the_margin():
+    # L(-z) = L(z) + z, so cDPO = L + eps z and rDPO = L - eps z / (1 - 2 eps): z = 1.5, eps = 1/4
+    loss = at_rewards("sigmoid", 2.0, 0.5).item()
+    assert at_rewards("cdpo", 2.0, 0.5, 0.25).item() == pytest.approx(loss + 0.375)
+    assert at_rewards("robust", 2.0, 0.5, 0.25).item() == pytest.approx(loss - 0.75)
+
+
+@pytest.mark.parametrize("beta", [0.01, 0.1, 1.0, 10.0])
+def test_ipo_rests_at_a_margin_of_one_half_over_beta_nats_of_summed_log_probabilities(beta):
+    """A11: the whole response, not its mean over tokens."""
+    target = 1 / (2 * beta)
+    tokens = table(*[[target / 10] * 10])  # ten tokens that share the log-ratio
+    logps = (tokens.sum().requires_grad_(), *table(0.0, 0.0, 0.0))
+    loss = evaluate("ipo", logps, beta)
+    assert loss.item() == pytest.approx(0, abs=1e-20 * target**2 + 1e-25)
+    assert evaluate("ipo", (table(target).mean() + 3, *logps[1:]), beta).item() == pytest.approx(9)
+    assert slopes("ipo", 0.5, 0.0, beta=beta) == pytest.approx([0, 0], abs=1e-12 / beta)
+
+
+def test_sppo_rests_where_ipo_does_and_nca_holds_the_chosen_reward_at_log_two():
+    # SPPO: +1 / (2 beta) nats and -1 / (2 beta) nats, rewards of 1/2 and -1/2.
+    assert slopes("sppo_hard", 0.5, -0.5, beta=0.2) == pytest.approx([0, 0], abs=1e-12)
+    assert slopes("nca_pair", math.log(2), 0.0)[0] == pytest.approx(0, abs=1e-15)
+
+
+# Signs of the derivative in the chosen and in the rejected answer, where they never change.
+MONOTONE = {
+    "sigmoid": (-1, 1), "robust": (-1, 1), "bco_pair": (-1, 1), "apo_zero": (-1, 1),
+    "unlikelihood": (-1, 1), "nca_pair": (None, 1), "apo_down": (None, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MONOTONE)
+@given(chosen=moderate, rejected=moderate)
+def test_raising_an_answer_moves_the_loss_its_way(name, chosen, rejected):  # D4
+    for slope, sign in zip(slopes(name, chosen, rejected), MONOTONE[name], strict=True):
+        assert sign is None or sign * slope > 0
+
+
+def test_the_losses_that_are_not_monotone_turn_where_they_say():
+    assert slopes("hinge", 0.99, 0.0) == [-1, 1]
+    assert slopes("hinge", 1.01, 0.0) == [0, 0]
+    for name, turn in (("ipo", 0.5), ("cdpo", math.log(9)), ("exo_pair", math.log(9))):
+        assert slopes(name, turn - 0.01, 0.0)[0] < 0 < slopes(name, turn + 0.01, 0.0)[0]
+    assert slopes("nca_pair", 0.69, 0.0)[0] < 0 < slopes("nca_pair", 0.70, 0.0)[0]
+    assert slopes("discopop", 0.0, 0.0)[0] > 0  # rises from log 2 towards 1 ...
+    assert slopes("discopop", -1.0, 0.0)[0] < 0 > slopes("discopop", 1.0, 0.0)[0]  # ... and falls
+    assert slopes("apo_down", -1.0, -1.0)[0] < 0 < slopes("apo_down", 0.0, -1.0)[0]
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_loss_and_its_gradient_are_finite_at_log_ratios_of_a_million(name, dtype):  # D6, H1
+    sizes = torch.tensor([0, 1, -1, 88, -89, 710, -710, 1e4, -1e4, 1e6, -1e6], dtype=dtype)
+    for beta in (1e-3, 1.0, 10.0):
+        pc, pr = (
+            leaf.flatten().requires_grad_() for leaf in torch.meshgrid(sizes, sizes, indexing="ij")
+        )
+        zero = torch.zeros_like(pc)
+        settings = {"beta": beta, "label_smoothing": 0.1}
+        settings = {key: settings[key] for key in LOSSES[name].settings}
+        loss = LOSSES[name].function(pc, pr, zero, zero, **settings)
+        assert loss.dtype == dtype and loss.shape == pc.shape
+        for tensor in (loss, *torch.autograd.grad(loss.sum(), (pc, pr))):
+            assert tensor.isfinite().all()
+
+
+@given(numbers, numbers)
+def test_discopop_is_exact_where_its_exponential_overflows(chosen, rejected):  # D6
+    with mpmath.workdps(40):
+        z = mpmath.mpf(chosen) - mpmath.mpf(rejected)
+        share = sigmoid(20 * z)
+        wanted = mpmath.log1p(mpmath.exp(-z)) * (1 - share) + mpmath.exp(-z) * share
+    got = at_rewards("discopop", chosen, rejected).item()
+    assert got == pytest.approx(float(wanted), rel=1e-9, abs=1e-300)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_each_pair_has_its_own_loss_and_a_prompt_s_shift_changes_nothing(name):
+    logps = -10 * torch.rand(4, 6, generator=generator(), dtype=torch.float64)
+    order = torch.tensor([3, 1, 0, 5, 4, 2])
+    losses = evaluate(name, logps)
+    assert torch.equal(evaluate(name, logps[:, order]), losses[order])
+    assert torch.equal(torch.stack([evaluate(name, column) for column in logps.T]), losses)
+    if name != "unlikelihood":  # log-ratios are all that count
+        assert_close(evaluate(name, logps + 3), losses, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_shapes_that_differ_are_refused_by_every_loss(name):  # A12
+    column = torch.zeros(2, 1)
+    for shapes in ((0, 1, 0, 1), (1, 0, 0, 0), (0, 0, 0, 1)):
+        logps = [column if which else column[:, 0] for which in shapes]
+        with pytest.raises(ValueError, match=r"^shapes must be equal, got \w+ \(.*, \w+ \(.*\)$"):
+            evaluate(name, logps)
+
+
+def test_unlikelihood_is_the_paper_s_and_ignores_the_reference():
+    logps = table(-3.0, -5.0, -7.0, -11.0)
+    assert evaluate("unlikelihood", logps, alpha=0.5).item() == 3.0 - 0.5 * 5.0
+    assert torch.equal(
+        evaluate("unlikelihood", -logps, alpha=0.3), unlikelihood_loss(*-logps[:2], 0.3)
+    )
+
+
+def test_sigmoid_with_smoothed_labels_is_cdpo():
+    chosen, rejected, zero = table(0.3, -2.0), table(-0.4, 1.0), table(0.0, 0.0)
+    smoothed = at_rewards("cdpo", chosen, rejected, label_smoothing=0.2)
+    loss = choose_loss("sigmoid", 1.0, label_smoothing=0.2)
+    assert torch.equal(loss(chosen, rejected, zero, zero), smoothed)
+    assert not torch.allclose(smoothed, at_rewards("sigmoid", chosen, rejected))
+
+
+def test_sigmoid_is_dpo_and_apo_down_holds_its_weight():
+    assert LOSSES["sigmoid"].function is dpo_loss
+    logps = table(-3.0, -5.0, -4.0, -4.5)
+    chosen, _ = implicit_rewards(*logps, 0.5)
+    wanted = torch.sigmoid(chosen) + dpo_weight(*logps, 0.5)
+    assert_close(evaluate("apo_down", logps), wanted)
+
+
+CHOICES = {
+    "a loss that is not there": (("kto", 0.1), "loss must be one of sigmoid, cdpo, "),
+    "smoothing without effect": (
+        ("hinge", 0.1, 0.1),
+        "label_smoothing has no effect on the loss hinge, only on cdpo, robust, exo_pair; ",
+    ),
+    "smoothing of ipo": (("ipo", 0.1, 0.2), "label_smoothing has no effect on the loss ipo"),
+    "alpha without effect": (
+        ("cdpo", 0.1, 0.1, 0.0),
+        "alpha has no effect on the loss cdpo, only on unlikelihood; got 0.0",
+    ),
+    "no alpha": (("unlikelihood", 0.1), "the loss unlikelihood needs alpha"),
+    "a large alpha": (("unlikelihood", 0.1, 0.0, 1.5), "alpha must lie in [0, 1], got 1.5"),
+    "beta 0": (("ipo", 0.0), "beta must be a positive, finite number, got 0.0"),
+    "beta of unlikelihood": (("unlikelihood", math.nan, 0.0, 1.0), "beta must be a positive"),
+    "exo without smoothing": (("exo_pair", 0.1), "label_smoothing must be positive in exo_pair"),
+}
+CHOICES |= {
+    f"{name}, smoothing {eps}": (
+        (name, 0.1, eps),
+        f"label_smoothing must lie in [0, 1/2), got {eps}",
+    )
+    for name in SMOOTHED
+    for eps in (0.5, 1.0, -0.1, math.nan)
+}
+
+
+@pytest.mark.parametrize(("arguments", "problem"), CHOICES.values(), ids=CHOICES)
+def test_a_setting_that_a_loss_ignores_lacks_or_cannot_take_is_refused(arguments, problem):  # D5
+    with pytest.raises(ValueError) as error:
+        choose_loss(*arguments)
+    assert str(error.value).startswith(problem)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_chosen_loss_has_its_settings_filled_in(name):
+    eps = 0.1 if name in SMOOTHED else 0.0
+    alpha = 0.3 if name == "unlikelihood" else None
+    logps = -10 * torch.rand(4, 5, generator=generator(1), dtype=torch.float64)
+    wanted = evaluate(name, logps, 0.2, eps, alpha)
+    assert torch.equal(choose_loss(name, 0.2, eps, alpha)(*logps), wanted)
+
+
+def test_an_impossible_answer_is_refused_where_a_loss_has_no_limit():
+    for name in sorted(set(PAIRWISE) - {"sigmoid"}):
+        with pytest.raises(ValueError, match=r"chosen_rewards must be finite, got -inf at \(1,\)"):
+            evaluate(
+                name, (table(-1.0, -math.inf), *table([-1.0, -1.0], [-1.0, -1.0], [-1.0, -1.0]))
+            )
+
+
+def test_the_two_losses_for_wrong_labels_take_a_share_below_one_half():
+    logps = table([-1.0], [-2.0], [-1.5], [-1.5])
+    for function in (cdpo_loss, robust_loss):
+        with pytest.raises(ValueError, match=r"label_smoothing must lie in \[0, 1/2\), got 0.5"):
+            function(*logps, beta=0.1, label_smoothing=0.5)
