@@ -15,7 +15,7 @@ from pathlib import Path
 from dpo_lib._flags import Parser, read_settings, settings_parser
 
 INSTALL = 'pip install "dpo-lib[language-model]"'
-NEEDED = {"accelerate", "datasets", "rich", "safetensors", "tokenizers", "transformers"}
+NEEDED = {"accelerate", "datasets", "rich", "safetensors", "tokenizers", "tomli", "transformers"}
 STAGES = {
     "sft": "fine-tune a model on the chosen completions",
     "reward": "train a reward model on preferences, equation (2)",

@@ -70,8 +70,8 @@ def _from_toml(kind: type, file: str) -> dict:
     """The fields that a TOML file gives, checked one by one."""
     try:
         import tomllib
-    except ModuleNotFoundError:
-        raise ValueError(f"{file}: --config needs Python 3.11 or newer") from None
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
     try:
         found = tomllib.loads(Path(file).read_bytes().decode())
     except ValueError as error:  # broken TOML or no UTF-8

@@ -2,7 +2,7 @@
 
 World, SFT, reward model, DPO, PPO and evaluation through the command line alone, from random
 weights, with no download; at the end it asserts what the paper claims, on held-out prompts. The
-preferences are those of the paper's section 6.1: the true reward decides, one epoch of 4,000 pairs.
+preferences are those of the paper's section 6.1: the true reward decides; 4,000 pairs.
 FOLDER keeps the runs (a temporary one is thrown away); run again, it goes on where it stopped.
 """
 
@@ -28,15 +28,17 @@ def dpo(*arguments: object) -> None:
 def main(folder: Path) -> None:
     world, sft, reward = folder / "world", folder / "sft", folder / "reward"
     if not world.exists():
-        dpo("world", "--out", world, "--pairs", 4000, "--labels", "deterministic")
+        # The settings below were chosen on the world of seed 0: this one is fresh.
+        dpo("world", "--out", world, "--pairs", 4000, "--labels", "deterministic", "--seed", 1)
     data, start = ["--data", world], ["--model", sft / "model", "--data", world]
     dpo("check", *data, "--model", "tiny")
     dpo("sft", "--model", "tiny", *data, "--out", sft, "--steps", 250, "--lr", 1e-3, *TRAIN)
-    dpo("reward", *start, "--out", reward, "--steps", 62, "--lr", 3e-4, *TRAIN)
-    dpo("dpo", *start, "--out", folder / "dpo", "--steps", 62, "--lr", 2e-4, *TRAIN)
+    dpo("reward", *start, "--out", reward, "--steps", 125, "--lr", 1e-3, *TRAIN)
+    policy = [*start, "--beta", 0.3, *TRAIN]
+    dpo("dpo", *policy, "--out", folder / "dpo", "--steps", 62, "--lr", 1e-4)
     rollouts = ["--minibatches", 2, "--epochs", 2, "--max-new-tokens", 64]
-    ppo = ["--reward", reward / "model", "--steps", 60, "--lr", 2e-4, *rollouts]
-    dpo("ppo", *start, "--out", folder / "ppo", *ppo, *TRAIN)
+    ppo = ["--reward", reward / "model", "--steps", 60, "--lr", 5e-4, *rollouts]
+    dpo("ppo", *policy, "--out", folder / "ppo", *ppo)
     for run in (sft, reward, folder / "dpo", folder / "ppo"):
         dpo("doctor", run)  # exit code 1, and so an error here, if it suspects a bug
     held_out = [*data, "--prompts", 250, "--samples", 4]  # test_prompts.jsonl

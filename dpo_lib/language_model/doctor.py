@@ -104,6 +104,20 @@ def nothing_moves(log: Log) -> str | None:
     return None
 
 
+def nothing_is_learned(log: Log) -> str | None:
+    """Not a bug of the code, but a run to throw away: too timid, too short, or labels by chance."""
+    losses, accuracies = log.values("loss"), log.values("rewards/accuracies", "accuracy")
+    if min(len(losses), len(accuracies)) < 40:
+        return None
+    first, last, accuracy = losses[0], _tail(losses), _tail(accuracies)
+    if max(abs(first - LN2), abs(last - LN2)) < 0.01 and abs(accuracy - 0.5) < 0.1:
+        return (
+            f"loss ends at {last:.4f} where it began, at ln 2, and the accuracy at {accuracy:.2f}: "
+            "learning rate too low, too few steps, or labels that follow nothing in the text"
+        )
+    return None
+
+
 def loss_falls_while_accuracy_falls(log: Log) -> str | None:
     """D4, D7: chosen and rejected are swapped on one of the two ways."""
     losses, accuracies = log.values("loss"), log.values("rewards/accuracies")
@@ -229,6 +243,7 @@ RULES: list[Callable[[Log], str | None]] = [
     too_good_too_soon,
     gradients_explode,
     steps_are_broken,
+    nothing_is_learned,
     both_fall,
 ]
 NOTES = {both_fall}

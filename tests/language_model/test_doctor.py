@@ -69,9 +69,15 @@ def test_H1_a_loss_that_is_not_finite_is_named_with_its_step():
 
 def test_C1_E3_a_loss_stuck_at_ln_2_with_margin_0_is_named():
     still = {"loss": LN2, "rewards/margins": 0.0, "rewards/chosen": 0.0, "rewards/rejected": 0.0}
-    assert rules(changed(lambda row: still)) == ["nothing moves"]
+    assert rules(changed(lambda row: still, 30)) == ["nothing moves"]
     # A margin that moves at all is a slow run, not a broken one.
-    assert rules(changed(lambda row: still | {"rewards/margins": 1e-9 * row["step"]})) == []
+    assert rules(changed(lambda row: still | {"rewards/margins": 1e-9}, 30)) == []
+
+
+def test_a_run_that_ends_where_it_began_is_named():
+    rows = [{"step": n, "loss": LN2 - 1e-5 * n, "accuracy": 0.5} for n in range(1, 61)]
+    assert rules(Log(rows)) == ["nothing is learned"]
+    assert rules(Log(rows[:30])) == []  # too early to say
 
 
 def test_a_learning_rate_of_zero_is_named_unless_it_is_the_warmup():
