@@ -83,7 +83,8 @@ class DPO(Stage):
     ):
         if reference.dtype != policy.dtype:
             raise TrainingError(f"the reference is {reference.dtype}, the policy {policy.dtype}")
-        self.settings, self.tokenizer, self.pairs = settings, tokenizer, pairs
+        self.settings = settings.for_items(len(pairs))
+        self.tokenizer, self.pairs = tokenizer, pairs
         self.policy, self.reference = policy, reference
         self.loss = choose_loss(
             settings.loss, settings.beta, settings.label_smoothing, settings.alpha

@@ -138,7 +138,9 @@ class PPO(Stage):
     ):
         if reference.dtype != policy.dtype:
             raise TrainingError(f"the reference is {reference.dtype}, the policy {policy.dtype}")
-        self.settings, self.policy, self.reference, self.value = settings, policy, reference, value
+        # Without `steps` each prompt is drawn for once, and each completion used `epochs` times.
+        self.settings = settings.for_items(settings.epochs * len(prompts))
+        self.policy, self.reference, self.value = policy, reference, value
         self.tokenizer, self.prompts, self.score = tokenizer, prompts, score
         self.beta, self.first = settings.beta, False
         self.items = settings.minibatches * settings.batch_size  # so an epoch is the trainer's

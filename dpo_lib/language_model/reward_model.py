@@ -56,7 +56,8 @@ class Reward(Stage):
         tokenizer: PreTrainedTokenizerBase,
         pairs: list[Pair],
     ):
-        self.settings, self.model, self.tokenizer, self.pairs = settings, model, tokenizer, pairs
+        self.settings = settings.for_items(len(pairs))
+        self.model, self.tokenizer, self.pairs = model, tokenizer, pairs
         model.check(_sequences(pairs))
         self.modules = {"reward": model}
         self.items = len(pairs)

@@ -56,7 +56,8 @@ class SFT(Stage):
         tokenizer: PreTrainedTokenizerBase,
         examples: list[TokenExample],
     ):
-        self.settings, self.model, self.tokenizer = settings, model, tokenizer
+        self.settings = settings.for_items(len(examples))
+        self.model, self.tokenizer = model, tokenizer
         self.sequences = [(example.prompt, example.completion) for example in examples]
         self.modules = {"policy": model}
         self.items = len(examples)

@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -40,7 +40,7 @@ class Settings:
     data: str  # file or folder of rows
     out: str  # the run's folder, made here
     reference: str | None = None  # the frozen model, where a stage has one
-    steps: int  # optimiser steps
+    steps: int | None = None  # optimiser steps; once through the data if not given
     batch_size: int = 64  # items of one step, over all micro-batches and processes
     accumulate: int = 1  # micro-batches in which each process goes through its part of a batch
     lr: float = 1e-6
@@ -56,8 +56,9 @@ class Settings:
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulate", "max_length", "save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise TrainingError(f"{name} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise TrainingError(f"{name} must be at least 1, got {value}")
         for name in ("warmup_steps", "seed"):
             if getattr(self, name) < 0:
                 raise TrainingError(f"{name} must be at least 0, got {getattr(self, name)}")
@@ -67,6 +68,10 @@ class Settings:
         if self.optimizer not in OPTIMIZERS:
             known = " or ".join(OPTIMIZERS)
             raise TrainingError(f"optimizer must be {known}, got {self.optimizer}")
+
+    def for_items(self, items: int) -> "Settings":
+        """The settings with `steps` filled in: those of one epoch, if none are given."""
+        return replace(self, steps=self.steps or math.ceil(items / self.batch_size))
 
 
 class Stage(Protocol):

@@ -128,7 +128,7 @@ def test_a_wrong_flag_is_named_with_its_value(arguments, message):
         (["check", "--data", "no/such.jsonl"], "no/such.jsonl"),
         (["doctor", "no/such.jsonl"], "No such file or directory: 'no/such.jsonl'"),
         (["doctor", __file__], "test_cli.py:1: not a training log"),
-        (["dpo", "--model", "tiny"], "missing: --data, --out, --steps (see dpo dpo --help)"),
+        (["dpo", "--model", "tiny"], "missing: --data, --out (see dpo dpo --help)"),
         (["dpo", "--config", "no/such.toml"], "no/such.toml"),
         (["sample", "--model", "no/such", "--prompt", "Hi"], "no/such"),
     ],

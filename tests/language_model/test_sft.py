@@ -122,3 +122,10 @@ def test_another_model_or_tokenizer_is_refused_by_name_K8(tmp_path):
     other.fingerprint["tokenizer"] = "another"
     with pytest.raises(ValueError, match=r"other settings: tokenizer \(hash\) \w+ -> another"):
         train(other)
+
+
+def test_without_steps_a_run_goes_once_through_the_data(tmp_path):
+    run = train(stage(tmp_path / "run", steps=None))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3]  # 11 examples in batches of 4
+    assert rows[-1]["epoch"] == 1.0
