@@ -14,7 +14,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import partialmethod
 from pathlib import Path
+
+from nbclient import NotebookClient
+
+# A line that a busy kernel sends in two pieces stays one line on the page.
+NotebookClient.__init__ = partialmethod(NotebookClient.__init__, coalesce_streams=True)
 
 MATHJAX = ["tex-svg.js", "a11y", "sre/mathmaps/base.json", "sre/mathmaps/en.json"]
 

@@ -36,6 +36,12 @@ def test_a_cell_that_raises_fails_every_build_until_it_is_mended(tmp_path):
         assert "ZeroDivisionError" in result.stdout
 
 
+def test_a_line_that_is_printed_in_pieces_stays_one_line(tmp_path):
+    pause = 'import time; print("one", end=" ", flush=True); time.sleep(1); print("line")'
+    tiny_book(tmp_path, pause)
+    assert "one line\n" in (build_or_fail(tmp_path) / "page.html").read_text()
+
+
 def test_a_broken_docstring_fails_every_build_until_it_is_mended(tmp_path):
     tiny_book(tmp_path, "1 + 1")
     (tmp_path / "book").mkdir()

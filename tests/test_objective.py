@@ -67,7 +67,8 @@ def test_a_valid_world_never_gives_nan(data, world, beta):
     assert not any(value.isnan().any() for value in values)
     assert log_z.isfinite().all()
     assert torch.equal(optimum.isneginf(), log_ref.isneginf())
-    assert_close(optimum.logsumexp(-1), torch.zeros_like(log_z), rtol=0, atol=1e-14)
+    # Logarithms of several hundred cancel here, and 700 has a rounding error of 1e-13.
+    assert_close(optimum.logsumexp(-1), torch.zeros_like(log_z), rtol=0, atol=1e-12)
 
 
 @given(st.data(), worlds())
