@@ -67,6 +67,15 @@ def _equals_implicit_reward(projected: Tensor, reward: Tensor, case: Case) -> No
     assert_close(implicit, _possible(log_ref, projected), atol=1e-11, rtol=1e-11)
 
 
+def _soft_objective_is_minus_divergence(case: Case) -> None:
+    """The mean of (10)'s bracket is -beta KL(pi || pi*) for pi* from (4)."""
+    reward, log_ref, beta = case.arguments
+    bracket = objective.soft_advantage(reward, case.log_policy, log_ref, beta)
+    mean = (case.log_policy.exp() * _possible(log_ref, bracket)).sum(-1)
+    star = objective.optimal_log_policy(reward, log_ref, beta)
+    assert_close(mean, -beta * objective.kl_divergence(case.log_policy, star))
+
+
 def _autograd(case):
     """Derivatives of the loss (7) with respect to log pi(y_w) and log pi(y_l)."""
     w, l, ref_w, ref_l = case.pairs  # noqa: E741
@@ -369,11 +378,9 @@ def _(case):
 )  # fmt: skip
 def _(case):
     """its mean is -beta KL(pi || pi*); at the optimum it is 0 for every response"""
+    _soft_objective_is_minus_divergence(case)
     reward, log_ref, beta = case.arguments
     star = objective.optimal_log_policy(reward, log_ref, beta)
-    bracket = objective.soft_advantage(reward, case.log_policy, log_ref, beta)
-    mean = (case.log_policy.exp() * _possible(log_ref, bracket)).sum(-1)
-    assert_close(mean, -beta * objective.kl_divergence(case.log_policy, star))
     at_star = objective.soft_advantage(reward, star, log_ref, beta)
     assert_close(_possible(log_ref, at_star), torch.zeros_like(reward), atol=1e-12, rtol=0)
 
@@ -671,11 +678,7 @@ def _(case):
 )  # fmt: skip
 def _(case):
     """(10) is -beta KL(pi || pi*) for pi* from (4)"""
-    reward, log_ref, beta = case.arguments
-    bracket = objective.soft_advantage(reward, case.log_policy, log_ref, beta)
-    mean = (case.log_policy.exp() * _possible(log_ref, bracket)).sum(-1)
-    star = objective.optimal_log_policy(reward, log_ref, beta)
-    assert_close(mean, -beta * objective.kl_divergence(case.log_policy, star))
+    _soft_objective_is_minus_divergence(case)
 
 
 @_state(

@@ -218,6 +218,15 @@ def test_check_says_what_would_be_trained_on(capsys, folder):
         assert out.splitlines()[0].endswith(f": {kind}")
 
 
+@pytest.mark.parametrize("broken", [{"rejected": 5}, {}], ids=["no text", "missing"])
+def test_L1_a_broken_pair_is_not_taken_for_a_demonstration(capsys, tmp_path, broken):
+    good = {"prompt": "One", "chosen": " two", "rejected": " three"}
+    rows = [good, good | {"chosen": " four"}, {"prompt": "One", "chosen": " two"} | broken]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert mistake(capsys, "check", "--data", file).startswith(f"{file}:3: ")
+
+
 def test_L1_check_names_the_line_of_a_broken_row(capsys, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": 1}\n')
