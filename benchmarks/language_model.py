@@ -44,7 +44,12 @@ import transformers  # noqa: E402
 from torch.nn.utils import clip_grad_norm_  # noqa: E402
 
 sys.path.insert(0, str(ROOT))
-from dpo_lib.language_model.logprobs import pair_logps, plain_logps  # noqa: E402
+from dpo_lib.language_model._hub import fuse_activations  # noqa: E402
+from dpo_lib.language_model.logprobs import (  # noqa: E402
+    pair_logps,
+    pair_logps_in_parts,
+    plain_logps,
+)
 from dpo_lib.losses import dpo_loss  # noqa: E402
 
 CONFIGS = {  # layers, width, heads, vocabulary
@@ -126,9 +131,8 @@ class Side:
     def precision(self):
         return torch.autocast(DEVICE, torch.bfloat16) if self.bf16 else nullcontext()
 
-    def update(self, logps: torch.Tensor, reference: torch.Tensor) -> None:
-        """One optimiser step; logps and reference have shape (pairs, 2)."""
-        dpo_loss(*logps.T, *reference.T, BETA).mean().backward()
+    def update(self) -> None:
+        """One optimiser step."""
         clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -137,6 +141,8 @@ class Side:
 class Ours(Side):
     def __init__(self, config: str, bf16: bool = False):
         super().__init__(config, bf16, fused=True)
+        fuse_activations(self.model)  # as in every model that the library loads
+        fuse_activations(self.reference)
         self.reference_seconds = []  # of one pass over each batch, outside the step
 
     def step(self, pairs) -> float:
@@ -145,9 +151,10 @@ class Ours(Side):
             reference = pair_logps(self.reference, pairs)
             self.reference_seconds.append(clock() - start)
         start = clock()
-        with self.precision():
-            logps = pair_logps(self.model, pairs)
-        self.update(logps, reference)
+        for part, logps in pair_logps_in_parts(self.model, pairs, self.precision):
+            loss = dpo_loss(*logps.T, *reference[part].T, BETA).sum() / len(pairs)
+            loss.backward()
+        self.update()
         return clock() - start
 
 
@@ -165,7 +172,9 @@ class Plain(Side):
         batch = ids.to(DEVICE), mask.to(DEVICE), scored.to(DEVICE)
         with torch.no_grad():
             reference = self.logps(self.reference, *batch)
-        self.update(self.logps(self.model, *batch), reference)
+        logps = self.logps(self.model, *batch)
+        dpo_loss(*logps.T, *reference.T, BETA).mean().backward()
+        self.update()
         return clock() - start
 
     def logps(self, model, ids, mask, scored) -> torch.Tensor:
@@ -192,10 +201,11 @@ def clock() -> float:
 def check_same_numbers(config: str) -> None:
     """All sides must agree on what they compute before their times mean anything."""
     pairs, plain = random_pairs(3, CONFIGS[config][3], seed=9), Plain(config)
+    ours = Ours(config)
     sides = [(p.prompt, side) for p in pairs for side in (p.chosen, p.rejected)]
     with torch.no_grad():
         expected = torch.stack([x.sum() for x in plain_logps(plain.model, sides)]).view(-1, 2)
-        torch.testing.assert_close(pair_logps(plain.model, pairs), expected)
+        torch.testing.assert_close(pair_logps(ours.model, pairs), expected)
 
 
 def interleaved(config: str, names: list[str], batches: list) -> dict:

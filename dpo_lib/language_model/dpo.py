@@ -8,7 +8,9 @@ not change, so the reference scores them once, before the first step; no step pa
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +27,7 @@ from dpo_lib.language_model.data import (
     read_preferences,
     tokenize_preferences,
 )
-from dpo_lib.language_model.logprobs import pair_logps
+from dpo_lib.language_model.logprobs import pair_logps_in_parts
 from dpo_lib.language_model.models import (
     frozen_copy,
     load_policy,
@@ -35,6 +37,7 @@ from dpo_lib.language_model.models import (
     state_hash,
 )
 from dpo_lib.language_model.processes import processes
+from dpo_lib.language_model.progress import counted
 from dpo_lib.language_model.trainer import (
     Settings,
     Stage,
@@ -122,27 +125,32 @@ class DPO(Stage):
 
     def backward(self, indices: list[int], share: float) -> dict[str, Tensor | float]:
         """Add the gradient of (7)'s part; returns sums over these pairs."""
-        policy_chosen_logps, policy_rejected_logps = self.logps(self.policy, indices).unbind(-1)
-        ref_chosen_logps, ref_rejected_logps = self.ref_logps[indices].unbind(-1)
-        losses = self.loss(
-            policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps
-        )
-        (losses.sum() * share).backward()
-        metrics = reward_metrics(
-            policy_chosen_logps.detach(),
-            policy_rejected_logps.detach(),
-            ref_chosen_logps,
-            ref_rejected_logps,
-            self.settings.beta,
-        )
-        columns = {"loss": losses.detach()} | metrics
-        sums = {name: column.sum() for name, column in columns.items()}
+        columns = []
+        for part, (policy_chosen_logps, policy_rejected_logps) in self.parts(self.policy, indices):
+            ref_chosen_logps, ref_rejected_logps = self.ref_logps[part].unbind(-1)
+            losses = self.loss(
+                policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps
+            )
+            (losses.sum() * share).backward()
+            metrics = reward_metrics(
+                policy_chosen_logps.detach(),
+                policy_rejected_logps.detach(),
+                ref_chosen_logps,
+                ref_rejected_logps,
+                self.settings.beta,
+            )
+            columns.append({"loss": losses.detach()} | metrics)
+        sums = {name: sum(column[name].sum() for column in columns) for name in columns[0]}
         return sums | {"num_tokens": sum(map(self._tokens, indices))}
 
-    def logps(self, model: PreTrainedModel, indices: list[int]) -> Tensor:
-        """log pi(y_w | x) and log pi(y_l | x) of these pairs, shape (pairs, 2), nats."""
-        with precision(self.settings, model.device):
-            return pair_logps(model, [self.pairs[index] for index in indices])
+    def parts(
+        self, model: PreTrainedModel, indices: list[int]
+    ) -> Iterator[tuple[list[int], tuple[Tensor, Tensor]]]:
+        """A few pairs at a time: which, and their log pi(y_w | x) and log pi(y_l | x), nats."""
+        pairs = [self.pairs[index] for index in indices]
+        context = partial(precision, self.settings, model.device)
+        for part, logps in pair_logps_in_parts(model, pairs, context):
+            yield indices[part], logps.unbind(-1)
 
     def save(self, directory: Path) -> None:
         """The policy and its tokenizer in the hub's format."""
@@ -167,18 +175,20 @@ class DPO(Stage):
     def _score_with_reference(self) -> Tensor:
         """The reference's log-probabilities of every pair that the run meets, shape (items, 2).
 
-        In the micro-batches in which the first epoch meets them: the same model then gives the
-        same bits, and the margins of the first step are exactly 0 on every device. Pairs that a
-        run of less than one epoch does not meet stay NaN.
+        In the micro-batches and parts in which the first epoch meets them: the same model then
+        gives the same bits, and the margins of the first step are exactly 0 on every device.
+        Pairs that a run of less than one epoch does not meet stay NaN.
         """
         settings, group = self.settings, processes()
         wide = torch.promote_types(self.reference.dtype, torch.float32)
         logps = torch.full((self.items, 2), torch.nan, dtype=wide)
         epoch = math.ceil(self.items / settings.batch_size)
-        for step in range(1, min(settings.steps, epoch) + 1):
+        steps = range(1, min(settings.steps, epoch) + 1)
+        for step in counted(steps, "the reference scores the data", group.main):
             batch = batch_indices(settings.seed, step, settings.batch_size, self.items)
             for piece in micro_batches(batch, settings, group):
-                logps[piece] = self.logps(self.reference, piece).cpu()
+                for part, sides in self.parts(self.reference, piece):
+                    logps[part] = torch.stack(sides, -1).cpu()
         for others in group.gather(logps):
             logps = logps.where(~logps.isnan(), others)
         return logps

@@ -8,7 +8,7 @@ standard error is that of the mean over prompts.
 import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -237,30 +237,63 @@ def lines(report: dict) -> list[str]:
 
 
 def draw_plot(report: dict) -> str:
-    """The reward-KL plot of a report (the paper's Figure 2) as SVG markup."""
+    """Reward against KL as SVG markup; beside it, given several temperatures, win rates.
+
+    The two sides of the paper's Figure 2.
+    """
     from dpo_lib import plotting
 
-    fig, ax = plotting.figure()
+    several = len({row["temperature"] for row in report["policies"]}) > 1
+    fig, axes = plotting.figure(width=10 if several else 6, columns=1 + several, squeeze=False)
+    _draw_rewards(axes[0, 0], report)
+    if several:
+        _draw_win_rates(axes[0, 1], report)
+    listed = "; ".join(line for line in lines(report)[1:])
+    return plotting.svg(fig, f"Reward against KL from the reference. {listed}")
+
+
+def _draw_rewards(ax, report: dict) -> None:
+    from dpo_lib import plotting
+
     ax.plot(0, report["reference"]["reward"]["mean"], "s", color=plotting.GREY, label="reference")
     best = report["best_of"][1:]
     if best:
         points = [(row["kl_at_most"], row["reward"]["mean"]) for row in best]
         label = f"Best-of-N, N up to {best[-1]['n']} (KL at most)"
         ax.plot(*zip(*points, strict=True), "^--", color=plotting.GREEN, label=label)
-    markers = itertools.cycle("oDvP")
-    for name in dict.fromkeys(row["name"] for row in report["policies"]):
-        rows = [row for row in report["policies"] if row["name"] == name and "kl" in row]
+    for name, marker, rows in _by_policy(report):
+        rows = [row for row in rows if "kl" in row]
         x, y = ([row[key]["mean"] for row in rows] for key in ("kl", "reward"))
-        xerr, yerr = (
-            [1.96 * row[key]["standard_error"] for row in rows] for key in ("kl", "reward")
-        )
-        label = name.removesuffix("/model")[-30:]
-        ax.errorbar(x, y, yerr, xerr, fmt=next(markers), capsize=2, label=label)
+        xerr, yerr = (_bars(rows, key) for key in ("kl", "reward"))
+        ax.errorbar(x, y, yerr, xerr, fmt=marker, capsize=2, label=name)
     ax.set_xlabel("KL from the reference, nats for each completion")
     ax.set_ylabel("reward")
     ax.legend()
-    listed = "; ".join(line for line in lines(report)[1:])
-    return plotting.svg(fig, f"Reward against KL from the reference. {listed}")
+
+
+def _draw_win_rates(ax, report: dict) -> None:
+    from dpo_lib import plotting
+
+    ax.axhline(0.5, color=plotting.GREY, linestyle=":")
+    for name, marker, rows in _by_policy(report):
+        rows = sorted(rows, key=lambda row: row["temperature"])
+        x, y = [row["temperature"] for row in rows], [row["win_rate"]["mean"] for row in rows]
+        ax.errorbar(x, y, _bars(rows, "win_rate"), fmt=f"{marker}-", capsize=2, label=name)
+    ax.set_xlabel("sampling temperature")
+    ax.set_ylabel("win rate against the reference")
+    ax.legend()
+
+
+def _by_policy(report: dict) -> Iterator[tuple[str, str, list[dict]]]:
+    """Short name, marker and rows of each policy."""
+    names = dict.fromkeys(row["name"] for row in report["policies"])
+    for name, marker in zip(names, itertools.cycle("oDvP"), strict=False):
+        rows = [row for row in report["policies"] if row["name"] == name]
+        yield name.removesuffix("/model")[-30:], marker, rows
+
+
+def _bars(rows: list[dict], key: str) -> list[float]:
+    return [1.96 * row[key]["standard_error"] for row in rows]
 
 
 def write(report: dict, path: str | Path) -> list[Path]:

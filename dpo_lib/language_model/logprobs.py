@@ -8,7 +8,8 @@ exists, neither forward nor backward.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -67,10 +68,7 @@ def token_logps(
     sequences = check_sequences(model, sequences)
     head = linear_head(model)
     hidden = completion_hidden(model, sequences)  # (completion tokens, width)
-    targets = [token for _, completion in sequences for token in completion]
-    targets = torch.tensor(targets).to(hidden.device)
-    logps = target_logps(hidden, head.weight, getattr(head, "bias", None), targets, temperature)
-    return list(logps.split([len(completion) for _, completion in sequences]))
+    return _token_logps(hidden, head, sequences, temperature)
 
 
 def completion_logps(model: PreTrainedModel, sequences: Sequences) -> Tensor:
@@ -86,6 +84,57 @@ def pair_logps(model: PreTrainedModel, pairs: list[Pair]) -> Tensor:
     """
     sides = [(pair.prompt, side) for pair in pairs for side in (pair.chosen, pair.rejected)]
     return completion_logps(model, sides).view(len(pairs), 2)
+
+
+def pair_logps_in_parts(
+    model: PreTrainedModel, pairs: list[Pair], context: Callable = nullcontext
+) -> Iterator[tuple[slice, Tensor]]:
+    """`pair_logps`, a few pairs at a time, for a loss that is a sum over pairs.
+
+    Call `backward` on what is made of a part before the next is asked for: the gradient at the
+    vocabulary is then taken while the part's logits are at hand, which are computed once. The
+    rest of the model has its one backward pass when the parts are exhausted.
+
+    Args:
+        context: makes the context to compute in, autocast say.
+
+    Yields:
+        which pairs, and their log-probabilities, shape (pairs of this part, 2), nats.
+    """
+    sides = [(pair.prompt, side) for pair in pairs for side in (pair.chosen, pair.rejected)]
+    sides = check_sequences(model, sides)
+    head = linear_head(model)
+    with context():
+        hidden = completion_hidden(model, sides)
+    cut = hidden.detach().requires_grad_()  # the model ends here and the vocabulary begins
+    sizes = [len(pair.chosen) + len(pair.rejected) for pair in pairs]
+    for part in _runs(sizes, positions_per_chunk(head.weight)):
+        start = sum(sizes[: part.start])
+        positions = cut[start : start + sum(sizes[part])]
+        with context():
+            logps = _token_logps(positions, head, sides[2 * part.start : 2 * part.stop])
+        yield part, torch.stack([x.sum() for x in logps]).view(-1, 2)
+    if cut.grad is not None:
+        hidden.backward(cut.grad)
+
+
+def _runs(sizes: list[int], most: int) -> Iterator[slice]:
+    """Runs whose sizes sum to at most `most`; a size above it stands alone."""
+    start = 0
+    for stop in range(1, len(sizes) + 1):
+        if stop == len(sizes) or sum(sizes[start : stop + 1]) > most:
+            yield slice(start, stop)
+            start = stop
+
+
+def _token_logps(
+    hidden: Tensor, head: torch.nn.Module, sequences: Sequences, temperature: float = 1.0
+) -> list[Tensor]:
+    """From the hidden states that predict the completions' tokens to their log-probabilities."""
+    targets = [token for _, completion in sequences for token in completion]
+    targets = torch.tensor(targets).to(hidden.device)
+    logps = target_logps(hidden, head.weight, getattr(head, "bias", None), targets, temperature)
+    return list(logps.split([len(completion) for _, completion in sequences]))
 
 
 def target_logps(
@@ -108,42 +157,56 @@ def target_logps(
 
 
 class _TargetLogps(torch.autograd.Function):
-    """Keeps hidden states and log-normalisers, (positions,) numbers, and computes logits twice."""
+    """Of one chunk the exponentials of the logits are kept; of more they are computed twice.
+
+    d logp / d logits = onehot - softmax. The two halves are multiplied apart, so that what is
+    kept is only read.
+    """
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, temperature):
         ctx.temperature, ctx.factor_dtype = temperature, _factor_dtype(hidden, weight)
         log_z = hidden.new_empty(len(targets), dtype=_wide(ctx.factor_dtype))
-        logps = torch.empty_like(log_z)
+        logps, total = torch.empty_like(log_z), torch.empty_like(log_z)
         for rows, logits in _logits(hidden, weight, bias, temperature, ctx.factor_dtype):
             logps[rows] = logits.gather(-1, targets[rows, None])[:, 0]
             largest = logits.amax(-1, keepdim=True)
-            log_z[rows] = logits.sub_(largest).exp_().sum(-1).log() + largest[:, 0]
-        ctx.save_for_backward(hidden, weight, bias, targets, log_z)
+            weights = logits.sub_(largest).exp_()  # proportional to softmax
+            total[rows] = weights.sum(-1)
+            log_z[rows] = total[rows].log() + largest[:, 0]
+        kept = weights if len(weights) == len(targets) else None
+        total = total if kept is not None else None
+        ctx.save_for_backward(hidden, weight, bias, targets, log_z, kept, total)
         return logps.sub_(log_z)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_logps):
-        hidden, weight, bias, targets, log_z = ctx.saved_tensors
+        hidden, weight, bias, targets, log_z, kept, total = ctx.saved_tensors
         dtype, wide = ctx.factor_dtype, log_z.dtype
-        wants_weight = ctx.needs_input_grad[1]
-        grad_hidden = torch.empty_like(hidden, dtype=wide)
-        grad_weight = torch.zeros_like(weight, dtype=wide) if wants_weight else None
-        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=wide)
-        scale = -grad_logps[:, None] / ctx.temperature  # (positions, 1)
         factor = weight.to(dtype)
-        for rows, logits in _logits(hidden, weight, bias, ctx.temperature, dtype):
-            # d logp / d logits = onehot - softmax, here with the sign turned and left unscaled.
-            error = logits.sub_(log_z[rows, None]).exp_()
-            error[torch.arange(len(error), device=error.device), targets[rows]] -= 1
+        grad_logps = grad_logps[:, None] / ctx.temperature  # (positions, 1)
+        grad_hidden = grad_logps * weight[targets]
+        grad_weight = grad_bias = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros_like(weight, dtype=wide)
+            grad_weight.index_add_(0, targets, grad_logps * hidden)
+        if bias is not None:
+            grad_bias = torch.zeros_like(bias, dtype=wide).index_add_(0, targets, grad_logps[:, 0])
+        if kept is not None:
+            chunks = [(slice(None), kept, grad_logps / total[:, None])]
+        else:
+            chunks = (
+                (rows, logits.sub_(log_z[rows, None]).exp_(), grad_logps[rows])
+                for rows, logits in _logits(hidden, weight, bias, ctx.temperature, dtype)
+            )
+        for rows, weights, scale in chunks:  # softmax, up to a factor that the scale takes back
             if bias is not None:
-                grad_bias += (scale[rows] * error).sum(0)
-            error = error.to(dtype)
-            grad_hidden[rows] = scale[rows] * _product(error, factor)
-            if wants_weight:
-                scaled = (scale[rows] * hidden[rows]).to(dtype)
-                _add_product(grad_weight, error.T, scaled)
+                grad_bias -= (scale * weights).sum(0)
+            weights = weights.to(dtype)
+            grad_hidden[rows] -= scale * _product(weights, factor)
+            if grad_weight is not None:
+                _add_product(grad_weight, weights.T, (-scale * hidden[rows]).to(dtype))
         grads = (grad_hidden, grad_weight, grad_bias)
         cast = [
             None if grad is None else grad.to(x.dtype)

@@ -2,6 +2,9 @@
 
 import sys
 import time
+from collections.abc import Iterator, Sequence
+
+QUIET = 10.0  # seconds without a word
 
 # name in the log -> name on the bar
 SHOWN = {
@@ -67,6 +70,16 @@ class Progress:
             where = f"step {record['step']}/{self.steps}"
             self.note(f"{where}  {_text(record, timing)}  {_clock(left)} left")
         return timing
+
+
+def counted(items: Sequence, what: str, show: bool = True) -> Iterator:
+    """The items, and now and then a line that says how many are done."""
+    last = time.perf_counter()
+    for done, item in enumerate(items):
+        if show and time.perf_counter() - last > QUIET:
+            print(f"{what}: {done / len(items):.0%}", file=sys.stderr, flush=True)
+            last = time.perf_counter()
+        yield item
 
 
 def _text(record: dict, timing: dict) -> str:

@@ -11,7 +11,7 @@ from tokenizers.models import WordLevel
 from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from dpo_lib.language_model import dpo
+from dpo_lib.language_model import dpo, progress
 from dpo_lib.language_model.data import Pair
 from dpo_lib.language_model.dpo import DPO, DPOSettings, load_scores, reward_metrics, save_scores
 from dpo_lib.language_model.logprobs import plain_logps
@@ -127,8 +127,9 @@ def test_margins_are_zero_for_the_whole_first_epoch_of_a_policy_that_does_not_mo
 def test_two_scorings_during_a_training_step_are_bit_equal(world):  # E1
     stage, _ = DPO.from_settings(settings_for(world))
     assert stage.policy.training
-    once, again = (stage.logps(stage.policy, [0, 1, 2]) for _ in range(2))
-    assert torch.equal(once, again)
+    once, again = (list(stage.parts(stage.policy, [0, 1, 2])) for _ in range(2))
+    for (_, first), (_, second) in zip(once, again, strict=True):
+        assert all(map(torch.equal, first, second))
 
 
 def test_the_log_shows_which_column_was_chosen(world):  # D7
@@ -256,14 +257,14 @@ def test_settings_without_effect_are_refused_by_name(tmp_path):  # D5
 
 
 def count_scorings(monkeypatch):
-    """A list that grows with every call of pair_logps: the model and the pairs."""
-    calls, scored = [], dpo.pair_logps
+    """A list that grows with every scoring: the model and the pairs."""
+    calls, scored = [], dpo.pair_logps_in_parts
 
-    def counted(model, pairs):
+    def counted(model, pairs, context):
         calls.append((model, pairs))
-        return scored(model, pairs)
+        return scored(model, pairs, context)
 
-    monkeypatch.setattr(dpo, "pair_logps", counted)
+    monkeypatch.setattr(dpo, "pair_logps_in_parts", counted)
     return calls
 
 
@@ -276,6 +277,16 @@ def test_the_reference_scores_each_pair_once_before_the_first_step(world, monkey
     of_reference = [pairs for model, pairs in calls if model is not policy]
     assert sum(map(len, of_reference)) == items
     assert all(model is not policy for model, _ in calls[: len(of_reference)])
+
+
+def test_a_reference_that_takes_long_says_how_far_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "QUIET", 0)
+    make_stage(tmp_path, steps=2).start(1)
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "reference" in line] == [
+        "the reference scores the data: 0%",
+        "the reference scores the data: 50%",
+    ]
 
 
 def test_a_run_of_less_than_an_epoch_scores_only_what_it_meets(tmp_path):

@@ -241,6 +241,9 @@ def test_a_report_is_written_as_strict_json_with_a_drawing_beside_it(tmp_path):
     assert json.loads(written.read_text(), parse_constant=refuse) == report
     markup = drawing.read_text()
     assert markup.startswith("<svg") and "xmlns=" in markup and "nats" in markup
+    assert "sampling temperature" in markup  # there are two
+    del report["policies"][0]
+    assert "sampling temperature" not in ev.draw_plot(report)
     head, reference, *_ = ev.lines(report)
     assert head.startswith("policy") and reference.startswith("reference")
 

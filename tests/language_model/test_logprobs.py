@@ -16,6 +16,7 @@ from dpo_lib.language_model.layouts import padded_hidden, stream_hidden
 from dpo_lib.language_model.logprobs import (
     completion_logps,
     pair_logps,
+    pair_logps_in_parts,
     plain_logps,
     target_logps,
     token_logps,
@@ -380,8 +381,9 @@ def test_h2_under_autocast_the_gradient_belongs_to_the_value():
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_chunked_head_passes_gradcheck(bias, temperature, monkeypatch):
-    monkeypatch.setattr(logprobs, "positions_per_chunk", lambda weight: 3)  # 7 = 3 + 3 + 1
+@pytest.mark.parametrize("size", [3, 7])  # 7 = 3 + 3 + 1; a single chunk is kept
+def test_the_chunked_head_passes_gradcheck(bias, temperature, size, monkeypatch):
+    monkeypatch.setattr(logprobs, "positions_per_chunk", lambda weight: size)
     generator = torch.Generator().manual_seed(0)
     hidden, weight, b = (
         torch.randn(*shape, dtype=torch.float64, generator=generator, requires_grad=True)
@@ -403,6 +405,39 @@ def test_chunks_change_nothing(build, monkeypatch):
     chunked = completion_logps(model, rows)
     torch.testing.assert_close(chunked, whole)
     assert_same_gradients(gradients(model, chunked.sum()), whole_gradients, 1e-10)
+
+
+@pytest.mark.parametrize("build", [gpt2, llama])
+@pytest.mark.parametrize("most", [1, 40, 10_000])
+def test_a_loss_taken_part_by_part_has_the_value_and_gradient_of_the_whole(
+    build, most, monkeypatch
+):
+    model, pairs = build(dtype=torch.float64), pairs_of(ragged(20))
+    whole = pair_logps(model, pairs)
+    expected = gradients(model, F.logsigmoid(whole[:, 0] - whole[:, 1]).sum())
+    monkeypatch.setattr(logprobs, "positions_per_chunk", lambda weight: most)
+    model.zero_grad()
+    seen, parts = [], []
+    for part, logps in pair_logps_in_parts(model, pairs):
+        F.logsigmoid(logps[:, 0] - logps[:, 1]).sum().backward()
+        seen.append(logps.detach())
+        parts.append(part)
+    assert [i for part in parts for i in range(part.start, part.stop)] == list(range(len(pairs)))
+    assert (len(parts) == 1) == (most == 10_000)
+    torch.testing.assert_close(torch.cat(seen), whole.detach())
+    found = {name: p.grad for name, p in model.named_parameters()}
+    assert_same_gradients(found, expected, tolerance(model))
+
+
+@pytest.mark.parametrize("size", [3, 7])
+def test_a_second_backward_pass_through_kept_logits_gives_the_same(size, monkeypatch):
+    monkeypatch.setattr(logprobs, "positions_per_chunk", lambda weight: size)
+    hidden, weight = torch.randn(7, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
+    total = target_logps(hidden, weight, None, torch.arange(7) % 5).sum()
+    first, second = (
+        torch.autograd.grad(total, (hidden, weight), retain_graph=True) for _ in range(2)
+    )
+    assert all(map(torch.equal, first, second))
 
 
 def test_no_array_of_positions_times_vocabulary_exists(monkeypatch):

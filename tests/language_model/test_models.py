@@ -116,6 +116,17 @@ def test_e1_dropout_of_a_half_is_off_in_train_mode(folder, tokenizer, attention)
     assert not equal(*(GPT2LMHeadModel.from_pretrained(folder).train()(IDS).logits for _ in "ab"))
 
 
+def test_one_kernel_gives_gpt2s_gelu_and_its_gradient(folder, tokenizer):
+    plain, ours = GPT2LMHeadModel.from_pretrained(folder).eval(), load_policy(folder, tokenizer)
+    names = {type(module).__name__ for module in ours.modules()}
+    assert "GELUTanh" in names and "NewGELUActivation" not in names
+    for model in (plain, ours):
+        model.double()
+        model(input_ids=IDS, labels=IDS).loss.backward()
+    for (name, a), b in zip(plain.named_parameters(), ours.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-12, atol=1e-14, msg=name)
+
+
 def test_e1_dropout_is_off_in_another_architecture_too(tmp_path, tokenizer):
     small = dict(vocab_size=12, hidden_size=16, intermediate_size=16, num_attention_heads=2)
     config = LlamaConfig(num_hidden_layers=1, attention_dropout=0.5, **small)
