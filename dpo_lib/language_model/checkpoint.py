@@ -22,6 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dpo_lib.language_model.sharding import local
+
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 TEMPORARY = ".tmp-"  # a name that starts so is a leftover, never a result
 _NAME = re.compile(r"step-(\d{6,})")
@@ -201,7 +203,7 @@ def module_tensors(module: nn.Module) -> dict[str, Tensor]:
     seen: set[tuple] = set()
     tensors = {}
     for name, tensor in module.state_dict().items():
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        key = (local(tensor).data_ptr(), tensor.shape, tensor.stride())
         if tensor.numel() and key in seen:
             continue
         seen.add(key)

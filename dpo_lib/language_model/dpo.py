@@ -76,6 +76,8 @@ class DPO(Stage):
         pairs: labelled pairs as token ids.
     """
 
+    may_shard = True
+
     def __init__(
         self,
         settings: DPOSettings,

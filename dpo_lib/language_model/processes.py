@@ -1,6 +1,7 @@
 """One process, or several that share their sums.
 
-Several are started by `accelerate launch` or by torchrun, the latter on CPUs too.
+Several are started by `accelerate launch` or by torchrun, the latter on CPUs too; see `sharding`
+for FSDP.
 Gradients are added once for each optimiser step, after the last micro-batch. Every process
 divides by the whole batch from the start, so the sum is the gradient of the batch's mean, and a
 stage may call its model as it likes: no wrapper has to see the forward pass.
@@ -14,12 +15,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dpo_lib.language_model.sharding import is_sharded, is_wanted
+
 
 class Processes:
     """This process among the others."""
 
-    def __init__(self, rank: int = 0, count: int = 1):
-        self.rank, self.count = rank, count
+    def __init__(self, rank: int = 0, count: int = 1, sharded: bool = False):
+        self.rank, self.count, self.sharded = rank, count, sharded
         self.main = rank == 0
 
     def wait(self) -> None:
@@ -53,6 +56,8 @@ class Processes:
             return
         by_kind: dict[tuple, list[Tensor]] = {}
         for parameter in parameters:
+            if is_sharded(parameter):  # summed already
+                continue
             if parameter.grad is None:  # no item of this batch fell to this process
                 parameter.grad = torch.zeros_like(parameter)
             kind = (parameter.dtype, parameter.device)
@@ -74,4 +79,4 @@ def processes() -> Processes:
 
     # without `cpu` accelerate takes no notice of torchrun where there is no GPU
     state = PartialState(cpu=not torch.cuda.is_available())
-    return Processes(state.process_index, state.num_processes)
+    return Processes(state.process_index, state.num_processes, is_wanted())

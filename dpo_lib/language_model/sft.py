@@ -49,6 +49,8 @@ class SFT(Stage):
         examples: prompts and completions as token ids.
     """
 
+    may_shard = True
+
     def __init__(
         self,
         settings: SFTSettings,

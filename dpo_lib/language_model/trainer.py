@@ -22,7 +22,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from dpo_lib.language_model import checkpoint
+from dpo_lib.language_model import checkpoint, sharding
 from dpo_lib.language_model.processes import Processes, processes
 from dpo_lib.language_model.progress import Progress
 from dpo_lib.language_model.run_folder import RunFolder
@@ -81,6 +81,7 @@ class Stage(Protocol):
     modules: dict[str, nn.Module]  # trained and checkpointed
     items: int  # training items of one epoch; a batch is a list of indices below it
     fingerprint: dict[str, str]  # hashes of data, tokenizer, model, reference: fixed for a run
+    may_shard = False  # whether `backward` passes through its modules once, whatever the items
 
     def start(self, step: int) -> None:
         """Called before optimiser step `step` (1, 2, ...): PPO draws its rollouts here.
@@ -193,19 +194,24 @@ def train(stage: Stage) -> Path:
         raise TrainingError(
             f"batch_size {settings.batch_size} is more than the {stage.items} items"
         )
+    if group.sharded and not stage.may_shard:
+        raise TrainingError(f"{type(stage).__name__} cannot be sharded: leave --use_fsdp out")
     hashes = {f"{name} (hash)": value for name, value in stage.fingerprint.items()}
     facts = {"stage": type(stage).__name__, **hashes}
     group.require_same(facts)
     with RunFolder(settings.out, settings, facts, settings.resume, main=group.main) as run:
         group.wait()
         learner = _Learner(stage, group)
-        learner.restore(run.load())
+        learner.start(run.load())
         done = (learner.step, learner.num_tokens)
         with Progress(settings, *done, run.notes, show=group.main) as bar:
             if learner.step == 0:
                 run.require_space(learner.checkpoint_bytes() * 3)  # two are kept, one is written
                 learner.save(run)
             _loop(learner, run, bar)
+        if group.sharded:
+            for module in stage.modules.values():
+                sharding.gather(module)
         run.finish(stage.save)
         group.wait()
     return run.path
@@ -232,13 +238,44 @@ class _Learner:
         self.stage, self.group = stage, group
         self.step = 0  # optimiser steps taken
         self.num_tokens = 0
-        self.parameters = {}
-        for prefix, module in stage.modules.items():
-            for name, parameter in module.named_parameters():
-                if parameter.requires_grad:
-                    self.parameters[f"{prefix}/{name}"] = parameter
-        settings = stage.settings
-        self.optimizer = OPTIMIZERS[settings.optimizer](self.parameters.values(), settings.lr)
+
+    def start(self, saved: checkpoint.Checkpoint | None) -> None:
+        """Take a checkpoint's place; None is the beginning. Weights are whole until then."""
+        if saved is not None:
+            weights = {n: t for n, t in saved.tensors.items() if not n.startswith("optimizer/")}
+            checkpoint.copy_into(self._weights(), weights)
+        if self.group.sharded:
+            for module in self.stage.modules.values():
+                sharding.shard(module, self.group.count)
+        self._make_optimizer()
+        if saved is not None:
+            self._restore_optimizer(saved.tensors)
+            self.stage.load_state(saved.extras["stage"])
+            self.step, self.num_tokens = saved.step, saved.extras["num_tokens"]
+
+    def _make_optimizer(self) -> None:
+        found = {
+            f"{prefix}/{name}": parameter
+            for prefix, module in self.stage.modules.items()
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
+        }
+        # One kernel steps many parameters together, but not whole and sharded ones.
+        self.parameters = dict(sorted(found.items(), key=lambda kv: sharding.is_sharded(kv[1])))
+        kinds = itertools.groupby(self.parameters.values(), sharding.is_sharded)
+        groups = [{"params": list(kind)} for _, kind in kinds]
+        settings = self.stage.settings
+        self.optimizer = OPTIMIZERS[settings.optimizer](groups, settings.lr)
+
+    def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        slots: dict[int, dict[str, Tensor]] = {}
+        for position, (name, parameter) in enumerate(self.parameters.items()):
+            prefix = f"optimizer/{name}/"
+            found = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
+            if found:
+                slots[position] = {key: sharding.like(parameter, t) for key, t in found.items()}
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
     def update(self) -> dict:
         """One optimiser step; returns its line of the log."""
@@ -249,8 +286,10 @@ class _Learner:
         self.optimizer.zero_grad(set_to_none=True)
         pieces = micro_batches(batch, settings, self.group)
         parts = [stage.backward(piece, share) for piece in pieces]
+        for _ in range(settings.accumulate - len(pieces) if self.group.sharded else 0):
+            stage.backward(batch[:1], 0.0)  # the others wait for this process's pass
         self.group.sum_gradients(self.parameters.values())
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), settings.max_grad_norm)
+        norm = sharding.clip_gradients(self.parameters.values(), settings.max_grad_norm)
         *parts, last = _numbers([*parts, {"grad_norm": norm}])  # the step's one wait for the device
         sums, bad = self._gather(pieces, parts)
         if bad or not math.isfinite(last["grad_norm"]):
@@ -282,16 +321,19 @@ class _Learner:
         return sums, bad
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights, buffers and optimiser state, by name."""
-        named = {
+        """Weights, buffers and optimiser state, by name, whole."""
+        named = self._weights()
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                named[f"optimizer/{name}/{key}"] = value
+        return {name: sharding.whole(tensor) for name, tensor in named.items()}
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {
             f"{prefix}/{name}": tensor
             for prefix, module in self.stage.modules.items()
             for name, tensor in checkpoint.module_tensors(module).items()
         }
-        for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                named[f"optimizer/{name}/{key}"] = value
-        return named
 
     def checkpoint_bytes(self) -> int:
         """The size of a checkpoint once the optimiser has its state."""
@@ -303,24 +345,6 @@ class _Learner:
         extras = {"stage": self.stage.state(), "num_tokens": self.num_tokens}
         run.save(self.step, self.tensors(), extras)
         self.group.wait()
-
-    def restore(self, saved: checkpoint.Checkpoint | None) -> None:
-        """Take a checkpoint's place; None is the beginning."""
-        if saved is None:
-            return
-        own = {name: t for name, t in self.tensors().items() if not name.startswith("optimizer/")}
-        state = {name: t for name, t in saved.tensors.items() if name.startswith("optimizer/")}
-        checkpoint.copy_into(own, {n: t for n, t in saved.tensors.items() if n not in state})
-        slots: dict[int, dict[str, Tensor]] = {}
-        for position, name in enumerate(self.parameters):
-            prefix = f"optimizer/{name}/"
-            found = {n[len(prefix) :]: t.clone() for n, t in state.items() if n.startswith(prefix)}
-            if found:
-                slots[position] = found
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
-        self.stage.load_state(saved.extras["stage"])
-        self.step, self.num_tokens = saved.step, saved.extras["num_tokens"]
 
 
 class _Signals:
