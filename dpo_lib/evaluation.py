@@ -51,6 +51,46 @@ def frontier(
     return policies, rewards, divergences
 
 
+def best_of_n(log_ref: Tensor, reward: Tensor, n: int) -> Tensor:
+    """Log-probabilities of Best-of-N: the best of n draws from the reference, exactly.
+
+    The best of n draws is at most y if all n are, so with F(y) the reference's probability of a
+    reward at most r(y), and F-(y) of a smaller one, Best-of-N gives F(y)^n - F-(y)^n to y. Ties
+    share it in proportion to the reference: the first of the best draws is taken.
+
+    Args:
+        log_ref: log pi_ref(y | x), shape (..., prompts, responses), nats.
+        reward: what the best is chosen by, same shape, reward units. For each prompt memory
+            grows with the square of the number of responses.
+        n: number of draws, at least 1; 1 is the reference.
+
+    Returns:
+        log pi(y | x), same shape; -inf exactly where log_ref is.
+
+    Raises:
+        ValueError: for n < 1, a reward that is not finite, or a row of log_ref that is no
+            distribution.
+
+    Source: Beirami et al. 2024 (arXiv 2401.01879); the paper's Best-of-N baseline, section 6.
+    """
+    if not n >= 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    check_same_shape(log_ref=log_ref, reward=reward)
+    check_log_policy("log_ref", log_ref)
+    check_finite("reward", reward)
+
+    def log_mass(members: Tensor) -> Tensor:
+        return log_ref.unsqueeze(-2).where(members, -torch.inf).logsumexp(-1)
+
+    mine, others = reward.unsqueeze(-1), reward.unsqueeze(-2)  # (..., responses, responses)
+    log_ties, log_f = log_mass(others == mine), log_mass(others <= mine)
+    # F^n - F-^n = F^n (1 - (1 - ties / F)^n), without the difference of two nearby numbers.
+    share = (log_ties - log_f).exp().clamp(max=1.0)
+    log_wins = n * log_f + (-torch.expm1(n * torch.log1p(-share))).log()
+    log_policy = log_ref + log_wins - log_ties
+    return log_policy.masked_fill(log_ref.isneginf(), -torch.inf)
+
+
 def z_score(successes: Tensor, trials: Tensor | int, probability: Tensor) -> Tensor:
     """How many standard errors a count lies from its binomial expectation.
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from dpo_lib.evaluation import (
+    best_of_n,
     centre,
     chi_square_p,
     frontier,
@@ -19,7 +20,7 @@ from dpo_lib.evaluation import (
     total_variation,
     z_score,
 )
-from dpo_lib.objective import expected_reward, kl_divergence
+from dpo_lib.objective import expected_reward, kl_divergence, optimal_log_policy
 from dpo_lib.world import random_world, three_answers
 
 
@@ -77,6 +78,53 @@ def test_the_frontier_runs_from_the_reference_to_the_best_response():
     assert_close(policies[0], world.log_ref, rtol=0, atol=1e-5)
     assert_close(rewards, table([0.7], [2.0]), rtol=0, atol=1e-5)  # 2 x 0.2 + 1 x 0.3
     assert_close(kls, table([0.0], [math.log(5)]), rtol=0, atol=1e-5)  # -log 0.2
+
+
+def test_best_of_n_counts_all_tuples_of_draws():
+    # every tuple of three draws, the first of its best ones taken; rewards 1 and 1 tie
+    log_ref = table([0.1, 0.2, 0.0, 0.3, 0.4]).log()
+    reward = table([1.0, 0.0, 9.0, 1.0, 2.0])
+    counted = torch.zeros(1, 5, dtype=torch.float64)
+    for draws in itertools.product(range(5), repeat=3):
+        best = max(draws, key=lambda y: reward[0, y].item())
+        counted[0, best] += math.prod(log_ref[0, y].exp().item() for y in draws)
+    assert_close(best_of_n(log_ref, reward, 3).exp(), counted)
+    assert best_of_n(log_ref, reward, 3)[0, 2].isneginf()
+
+
+@given(worlds(moderate), st.integers(1, 200))
+def test_best_of_n_is_a_distribution_and_best_of_one_the_reference(world, n):
+    log_policy = best_of_n(world.log_ref, world.true_reward, n)
+    zero = torch.zeros(world.prompts, dtype=torch.float64)
+    assert_close(log_policy.logsumexp(-1), zero, rtol=0, atol=1e-12)
+    assert_close(best_of_n(world.log_ref, world.true_reward, 1), world.log_ref)
+
+
+def test_best_of_n_pays_less_than_log_n_and_the_tilt_earns_no_less_at_the_same_kl():
+    world = random_world(generator(4), batch=(100,), responses=5)
+    for n in (2, 5, 30):
+        log_policy = best_of_n(world.log_ref, world.true_reward, n)
+        spent = kl_divergence(log_policy, world.log_ref)
+        assert (spent < math.log(n) - (n - 1) / n).all()  # Beirami et al. 2024, strict for atoms
+        earned = expected_reward(log_policy, world.true_reward)
+        for beta in (0.1, 0.5, 1.0, 3.0):  # J <= beta log Z, whatever beta is
+            tilt = optimal_log_policy(world.true_reward, world.log_ref, beta)
+            top = expected_reward(tilt, world.true_reward)
+            ceiling = top + beta * (spent - kl_divergence(tilt, world.log_ref))
+            assert (earned <= ceiling + 1e-12).all()
+
+
+def test_best_of_many_keeps_the_probability_of_the_worst_in_the_logarithm():
+    # (1e-9)^50 is far below the smallest float64, its logarithm is not
+    log_ref = table([1e-9, 1 - 1e-9]).log()
+    got = best_of_n(log_ref, table([0.0, 1.0]), 50)
+    assert got[0, 0].item() == pytest.approx(50 * math.log(1e-9), rel=1e-12)
+    assert got[0, 1].item() == pytest.approx(0.0, abs=1e-13)  # 50 roundings
+
+
+def test_best_of_less_than_one_is_refused():
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        best_of_n(table([0.5, 0.5]).log(), table([0.0, 1.0]), 0)
 
 
 def test_the_z_score_counts_binomial_standard_errors():
