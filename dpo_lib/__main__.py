@@ -106,6 +106,13 @@ def world(name: str, arguments: list[str]) -> None:
     parser.add_argument("--pairs", type=int, metavar="N", help="preference pairs for training")
     parser.add_argument("--labels", choices=["bradley-terry", "deterministic"])
     parser.add_argument("--noise", type=float, metavar="P", help="probability of a turned label")
+    parser.add_argument(
+        "--words",
+        type=int,
+        nargs=2,
+        metavar=("MEDIAN", "MOST"),
+        help="aimed at in a completion (26 130)",
+    )
     parser.add_argument("--seed", type=int, metavar="S")
     given = parser.parse_args(arguments)
     from dpo_lib.language_model.reviews import write_world

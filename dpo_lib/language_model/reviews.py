@@ -168,7 +168,8 @@ OTHER = ["", "but ", "still, ", "even so, ", "then again, "]
 
 MOODS = (0.05, 0.2, 0.5, 0.8, 0.95)  # share of praise among the opinions of a review
 NEUTRAL_SHARE, FRAGMENT_SHARE, DOUBLE_SHARE = 0.15, 0.15, 0.25  # kinds of sentence
-MEDIAN_WORDS, LOG_SPREAD, LIMITS = 26, 0.8, (3, 130)  # of a completion, before it is rounded up
+WORDS = (26, 130)  # median and most of a completion, before it is rounded up
+LOG_SPREAD, FEWEST_WORDS = 0.8, 3
 PROMPT_WORDS = (2, 6)
 HELD_OUT = 8  # one prompt in eight is kept from training
 
@@ -243,13 +244,13 @@ def draw_prompt(rng: random.Random, held_out: bool = False) -> Prompt:
                 return Prompt(text, " ".join(units[cut:]))
 
 
-def draw_completion(rng: random.Random, prompt: Prompt) -> str:
+def draw_completion(rng: random.Random, prompt: Prompt, words: tuple[int, int] = WORDS) -> str:
     """How the grammar goes on: a draw from pi_ref(y | x), the distribution of the SFT text.
 
     Mood and length are drawn here, after the prompt, so two completions of one prompt have
     nothing in common but the prompt.
     """
-    mood, goal = _pick(rng, MOODS), _draw_length(rng)
+    mood, goal = _pick(rng, MOODS), _draw_length(rng, *words)
     text = " " + _fill(rng, prompt.rest) if prompt.rest else ""
     join = _pick(rng, JOINS)
     said, sentence = _sentence(rng, mood, whole=join == ". ")
@@ -301,11 +302,10 @@ def _sign(rng: random.Random, mood: float) -> int:
     return 1 if rng.random() < mood else -1
 
 
-def _draw_length(rng: random.Random) -> float:
+def _draw_length(rng: random.Random, median: int, most: int) -> float:
     """Words of a completion, log-normal within limits."""
     normal = NormalDist().inv_cdf(max(rng.random(), 1e-12))
-    low, high = LIMITS
-    return min(max(MEDIAN_WORDS * math.exp(LOG_SPREAD * normal), low), high)
+    return min(max(median * math.exp(LOG_SPREAD * normal), FEWEST_WORDS), most)
 
 
 def _pick(rng: random.Random, table: Sequence):
@@ -320,10 +320,10 @@ def _capital(text: str) -> str:
 # --- The files -------------------------------------------------------------------------------
 
 
-def sft_rows(n: int, rng: random.Random) -> list[dict]:
+def sft_rows(n: int, rng: random.Random, words: tuple[int, int] = WORDS) -> list[dict]:
     """Reviews as prompt and completion, for fine-tuning: praise and blame alike."""
     prompts = (draw_prompt(rng) for _ in range(n))
-    return [{"prompt": p.text, "completion": draw_completion(rng, p)} for p in prompts]
+    return [{"prompt": p.text, "completion": draw_completion(rng, p, words)} for p in prompts]
 
 
 def prompt_rows(n: int, rng: random.Random, held_out: bool = False) -> list[dict]:
@@ -332,7 +332,12 @@ def prompt_rows(n: int, rng: random.Random, held_out: bool = False) -> list[dict
 
 
 def preference_rows(
-    n: int, rng: random.Random, labels: str, noise: float, held_out: bool = False
+    n: int,
+    rng: random.Random,
+    labels: str,
+    noise: float,
+    held_out: bool = False,
+    words: tuple[int, int] = WORDS,
 ) -> list[dict]:
     """Two different completions of each prompt, as from the reference, the preferred one first.
 
@@ -341,9 +346,9 @@ def preference_rows(
     rows = []
     for _ in range(n):
         prompt = draw_prompt(rng, held_out)
-        first = second = draw_completion(rng, prompt)
+        first = second = draw_completion(rng, prompt, words)
         while second == first:
-            second = draw_completion(rng, prompt)
+            second = draw_completion(rng, prompt, words)
         scores = {text: reward(prompt.text, text) for text in (first, second)}
         p = preference_probability(scores[first], scores[second], labels, noise)
         chosen, rejected = (first, second) if rng.random() < p else (second, first)
@@ -402,6 +407,7 @@ def write_world(
     reviews: int = 8000,
     prompts: int = 2000,
     test: int = 500,
+    words: tuple[int, int] = WORDS,
 ) -> dict:
     """Write a world into the folder `out`, whole or not at all, and return its world.json.
 
@@ -415,20 +421,24 @@ def write_world(
         noise: probability that a label is turned round, in [0, 1/2]; test pairs have it too.
         seed: any integer.
         test: rows of each of the two held-out files.
+        words: the median and the most that a completion aims at, before its opening and its
+            last sentence are made whole.
 
     Raises:
         ValueError: for a setting out of range, or if `out` is there already and not empty.
     """
     out = Path(out)
     settings = dict(pairs=pairs, labels=labels, noise=noise, seed=seed)
-    settings |= dict(reviews=reviews, prompts=prompts, test=test)
+    settings |= dict(reviews=reviews, prompts=prompts, test=test, words=list(words))
     _check_settings(settings)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"{out}: is there already and not an empty folder; choose another out")
     rows: dict[str, Callable[[random.Random], list[dict]]] = {
-        "sft.jsonl": lambda rng: sft_rows(reviews, rng),
-        "preferences.jsonl": lambda rng: preference_rows(pairs, rng, labels, noise),
-        "test_preferences.jsonl": lambda rng: preference_rows(test, rng, labels, noise, True),
+        "sft.jsonl": lambda rng: sft_rows(reviews, rng, words),
+        "preferences.jsonl": lambda rng: preference_rows(pairs, rng, labels, noise, False, words),
+        "test_preferences.jsonl": lambda rng: preference_rows(
+            test, rng, labels, noise, True, words
+        ),
         "prompts.jsonl": lambda rng: prompt_rows(prompts, rng),
         "test_prompts.jsonl": lambda rng: prompt_rows(test, rng, True),
     }
@@ -459,6 +469,12 @@ def _check_settings(settings: dict) -> None:
     if settings["labels"] not in ("bradley-terry", "deterministic"):
         known = "'bradley-terry' or 'deterministic'"
         raise ValueError(f"labels must be {known}, got {settings['labels']!r}")
+    median, most = settings["words"]
+    if not FEWEST_WORDS <= median <= most:
+        raise ValueError(
+            f"words must be a median of at least {FEWEST_WORDS} and no less than that at most, "
+            f"got {median} {most}"
+        )
     if not 0 <= settings["noise"] <= 0.5:
         raise ValueError(f"noise must lie in [0, 1/2], got {settings['noise']}")
 

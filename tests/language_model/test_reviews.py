@@ -201,6 +201,18 @@ def test_lengths_are_nearly_log_normal_from_4_to_200_tokens(lengths):
     assert abs(skewness([math.log(n) for n in lengths])) < 0.6  # bent by the shortest reviews
 
 
+def test_fewer_words_make_shorter_completions():
+    """The opening and the last sentence are whole, which lengthens short ones."""
+
+    def lengths(*words):
+        rows = reviews.sft_rows(2000, random.Random(5), words)
+        return sorted(len(row["completion"].split()) for row in rows)
+
+    short, usual = lengths(9, 24), lengths(26, 130)
+    assert 9 <= short[1000] < 0.7 * usual[1000] and abs(usual[1000] - 26) <= 2
+    assert short[-1] <= 24 + 20 and usual[-1] > 100
+
+
 def test_prompts_have_2_to_8_tokens_and_completions_start_a_token_of_their_own(sft, tokenizer):
     for prompt, completion, _ in sft[:1000]:
         ids = tokenizer(prompt).input_ids
@@ -289,7 +301,8 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(world, tmp_path):
 
 def test_world_json_has_the_settings_and_the_hash_of_every_other_file(world):
     described = json.loads((world / "world.json").read_text())
-    assert described["settings"] == dict(labels="bradley-terry", noise=0.0, seed=0) | SMALL
+    given = dict(labels="bradley-terry", noise=0.0, seed=0, words=[26, 130]) | SMALL
+    assert described["settings"] == given
     files = {p.relative_to(world).as_posix(): p for p in world.rglob("*") if p.is_file()}
     del files["world.json"]
     assert described["files"] == {
@@ -403,6 +416,8 @@ def test_an_empty_folder_is_filled_and_anything_else_is_left_alone(tmp_path, no_
         dict(noise=-0.1),
         dict(noise=0.51),
         dict(noise=math.nan),
+        dict(words=(2, 9)),
+        dict(words=(9, 8)),
     ],
 )
 def test_a_setting_out_of_range_is_named_in_one_line(setting, tmp_path):
