@@ -264,14 +264,17 @@ def doctor(name: str, arguments: list[str]) -> int:
     parser = Parser(prog="dpo doctor", description="Read a training log and name likely bugs.")
     parser.add_argument("file", metavar="FILE", help="metrics.jsonl, trainer_state.json, or a run")
     given = parser.parse_args(arguments)
-    from dpo_lib.language_model.doctor import diagnose, read_log
+    from dpo_lib.language_model.doctor import diagnose
+    from dpo_lib.language_model.training_log import read_log
 
     log = read_log(given.file)
     findings = diagnose(log)
+    suspects = [finding for finding in findings if not finding.note]
+    notes = [finding for finding in findings if finding.note]
     first, last = (log.rows[k]["step"] for k in (0, -1))
-    print(*findings or ["nothing found"], sep="\n")
+    print(*suspects or ["nothing found"], *notes, sep="\n")
     print(f"{len(log.rows)} rows, steps {first} to {last}")
-    return int(not all(finding.note for finding in findings))
+    return int(bool(suspects))
 
 
 COMMANDS: dict[str, tuple[str, Callable[[str, list[str]], int | None]]] = {

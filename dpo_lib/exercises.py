@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from dpo_lib.evaluation import centre, optimal_baseline
-from dpo_lib.losses import dpo_loss, table_loss
+from dpo_lib.losses import dpo_loss, reward_loss, table_loss
 from dpo_lib.objective import (
+    expected_reward,
     implicit_reward,
+    kl_divergence,
     log_partition,
     objective,
     optimal_log_policy,
@@ -395,4 +397,239 @@ def check_worst_first(attempt: Callable) -> Verdict:
         _rankings(102),
         "striking out the worst is Plackett-Luce for the opposite reward, read backwards.",
         "which place is filled first, and by which weights? Both the list and the reward change.",
+    )
+
+
+def check_tilted_samples(attempt: Callable) -> Verdict:
+    """Chapter 17: reward and KL of the tilted policy, from samples of the reference alone."""
+
+    def truth(rewards, beta):
+        log_ref = torch.full_like(rewards, 1 / len(rewards)).log()[None]
+        tilted = optimal_log_policy(rewards[None], log_ref, beta)
+        reward = expected_reward(tilted, rewards[None])
+        return torch.cat([reward, kl_divergence(tilted, log_ref)])
+
+    generator = torch.Generator().manual_seed(171)
+    rewards = [torch.randn(n, generator=generator, dtype=torch.float64) for n in (2, 5, 400)]
+    return compare(
+        attempt,
+        truth,
+        [(sample, beta) for sample in rewards for beta in (0.001, 0.3, 3.0)],
+        "samples of the reference, reweighted, tell what the best policy would earn and pay.",
+        "each sample counts exp(r / beta), divided so that the weights sum to 1; the reference "
+        "gives each of the n samples the same 1 / n. Stay in log space: beta can be small.",
+    )
+
+
+def check_paired_z(attempt: Callable) -> Verdict:
+    """Chapter 17: z of a mean difference where samples share their prompts."""
+
+    def truth(rewards, other):
+        gaps = rewards.mean(-1) - other.mean(-1)
+        return gaps.mean() / (gaps.std() / len(gaps) ** 0.5)
+
+    generator = torch.Generator().manual_seed(172)
+    inputs = []
+    for prompts, samples, others in ((2, 1, 1), (50, 4, 4), (50, 4, 16)):
+        hard = 3 * torch.randn(prompts, 1, generator=generator, dtype=torch.float64)
+        first = hard + torch.randn(prompts, samples, generator=generator, dtype=torch.float64)
+        second = hard + torch.randn(prompts, others, generator=generator, dtype=torch.float64)
+        inputs.append((first + 0.3, second))
+    return compare(
+        attempt,
+        truth,
+        inputs,
+        "the prompts are the draws: what a prompt adds to both sides cancels.",
+        "average over the samples of a prompt first, subtract, and take mean and standard error "
+        "over the prompts.",
+    )
+
+
+def check_standard_error_over_prompts(attempt: Callable) -> Verdict:
+    """Chapter 18: the standard error of a mean reward when completions share their prompts."""
+    generator = torch.Generator().manual_seed(181)
+
+    def inputs():
+        for prompts, samples in ((2, 1), (5, 4), (40, 3)):
+            shared = torch.randn(prompts, 1, generator=generator, dtype=torch.float64)
+            own = torch.randn(prompts, samples, generator=generator, dtype=torch.float64)
+            yield (shared + 0.5 * own,)
+
+    return compare(
+        attempt,
+        lambda rewards: (rewards.mean(-1).var() / len(rewards)).sqrt(),
+        inputs(),
+        "it counts prompts: completions of one prompt are no independent draws of a prompt.",
+        "which numbers here are independent of each other? There is one for each prompt.",
+    )
+
+
+def check_ipo_optimum(attempt: Callable) -> Verdict:
+    """Chapter 13: the policy at which IPO stops if all pairs are compared equally often."""
+
+    def truth(preferences, log_ref, tau):
+        # The normal equations of the least-squares problem, one row for each pair (i, j).
+        responses = log_ref.shape[-1]
+        first, second = torch.triu_indices(responses, responses, offset=1)
+        rows = torch.eye(responses, dtype=torch.float64)
+        rows = rows[first] - rows[second]
+        surplus = preferences[..., first, second] - preferences[..., second, first]
+        ratio = surplus / (2 * tau) @ torch.linalg.pinv(rows).mT
+        return (log_ref + ratio).log_softmax(-1)
+
+    generator = torch.Generator().manual_seed(131)
+    worlds = [random_world(generator, 2, responses) for responses in (2, 3, 6)]
+    return compare(
+        attempt,
+        truth,
+        [
+            (preference_table(world.true_reward), world.log_ref, tau)
+            for world in worlds
+            for tau in (0.1, 1.0, 10.0)
+        ],
+        "no pair has its margin 1 / (2 tau), and the sum of the squared misses is smallest.",
+        "where is the mean loss of one pair least? Then set the slope in each log-ratio to zero; "
+        "if the log-ratios are centred, the sum over the opponents becomes K times one of them.",
+    )
+
+
+def check_completion_logps(attempt: Callable) -> Verdict:
+    """Chapter 16: log-probabilities of completions, summed, from a right-padded batch's logits."""
+    end, generator = 4, torch.Generator().manual_seed(161)
+
+    def truth(logits, ids, prompt_lengths, lengths):
+        sums = []
+        for row, start, stop in zip(range(3), prompt_lengths, lengths, strict=True):
+            logps = logits[row].log_softmax(-1)
+            places = range(start, stop)
+            sums.append(sum(logps[place - 1, ids[row, place]] for place in places))
+        return torch.stack(sums)
+
+    inputs = []
+    for width, pad in ((7, end), (7, 0), (5, end)):
+        logits = torch.randn(3, width, 5, generator=generator, dtype=torch.float64)
+        ids = torch.randint(end, (3, width), generator=generator)
+        prompts, lengths = torch.tensor([1, 2, 3]), torch.tensor([4, width, 4])
+        ids[torch.arange(3), lengths - 1] = end
+        ids[torch.arange(width) >= lengths[:, None]] = pad
+        inputs.append((logits, ids, prompts, lengths))
+    return compare(
+        attempt,
+        truth,
+        inputs,
+        "each completion is summed from its first token to its end, whatever token pads.",
+        "the logits at one place predict the token at the next; which ids are counted depends on "
+        "the lengths alone, never on what the ids are.",
+    )
+
+
+def check_unbiased_loss(attempt: Callable) -> Verdict:
+    """Chapter 15: a loss whose mean over flipped labels is the loss at the true label."""
+    generator = torch.Generator().manual_seed(151)
+
+    def truth(loss, opposite, flip_rate):
+        flips = torch.tensor([[1 - flip_rate, flip_rate], [flip_rate, 1 - flip_rate]])
+        return torch.linalg.solve(flips.double(), torch.stack([loss, opposite]))[0]
+
+    return compare(
+        attempt,
+        truth,
+        [
+            (*torch.rand(2, 6, generator=generator, dtype=torch.float64), rate)
+            for rate in (0.0, 0.2, 0.45)
+        ],
+        "its mean over flips is the loss at the true label, whatever the loss.",
+        "try a loss + b opposite; write its mean over a flip and ask that the opposite drops out.",
+        tolerance=1e-6,
+    )
+
+
+def check_ipo_policy(attempt: Callable) -> Verdict:
+    """Chapter 15: where IPO ends on endless labels of all pairs, from the preference table."""
+    inputs = []
+    for reward, log_ref, beta in _worlds(152):
+        noise = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(153)).double()
+        cyclic = torch.sigmoid(noise - noise.mT)  # preferences that no reward explains
+        inputs += [(preference_table(reward), log_ref, beta), (cyclic, log_ref, beta)]
+    return compare(
+        attempt,
+        lambda preferences, log_ref, beta: optimal_log_policy(preferences.mean(-1), log_ref, beta),
+        inputs,
+        "IPO's policy is equation (4) for the win rate.",
+        "which number of each answer takes the place of the reward, and how does it enter "
+        "equation (4)?",
+    )
+
+
+def check_answer_slopes(attempt: Callable) -> Verdict:
+    """Chapter 14: how fast each log-probability moves if answer 0 is preferred to answer 1."""
+
+    def automatic(features, log_policy):
+        direction = features[..., 0, :] - features[..., 1, :]
+
+        def moved(t):
+            shift = (features * (t * direction).unsqueeze(-2)).sum(-1)
+            return (log_policy + shift).log_softmax(-1)
+
+        zero = torch.zeros((), dtype=features.dtype)
+        return torch.func.jvp(moved, (zero,), (torch.ones_like(zero),))[1]
+
+    generator = torch.Generator().manual_seed(141)
+    inputs = []
+    for responses, d in ((2, 1), (3, 2), (6, 4)):
+        features = torch.randn(5, responses, d, generator=generator, dtype=torch.float64)
+        log_policy = random_world(generator, 5, responses).log_ref
+        inputs.append((features, log_policy))
+    return compare(
+        attempt,
+        automatic,
+        inputs,
+        "the slopes are right, and weighted by the policy they sum to zero.",
+        "take the product of each answer's features with the direction first; what must be "
+        "subtracted from these numbers is their mean, but under which weights?",
+    )
+
+
+def check_preferred_ft(attempt: Callable) -> Verdict:
+    """Chapter 12: where Preferred-FT ends with endless labels, in log-probabilities."""
+
+    def truth(reward, log_ref):
+        pairs = log_ref.exp().unsqueeze(-1) * log_ref.exp().unsqueeze(-2)
+        return (pairs * preference_table(reward)).sum(-1).mul(2).log()
+
+    return compare(
+        attempt,
+        truth,
+        [(reward, log_ref) for reward, log_ref, _ in _worlds(121)],
+        "it is the distribution of the winner of a pair.",
+        "both answers are drawn from the reference; with which probability is y one of the two, "
+        "and with which does it then win?",
+    )
+
+
+def check_loss_floor(attempt: Callable) -> Verdict:
+    """Chapter 19: the lowest mean of the DPO loss that a mean margin allows."""
+    generator = torch.Generator().manual_seed(191)
+    some = 3 * torch.randn(5, generator=generator, dtype=torch.float64)
+    some = torch.stack([some, -some])
+    return compare(
+        attempt,
+        lambda margin: reward_loss(margin, torch.zeros_like(margin)),
+        [(some,), (torch.zeros(1, dtype=torch.float64),), (1000.0 * some,)],
+        "a mean of convex losses is at least the loss of the mean, at any size of the margin.",
+        "when all pairs of a batch have the same margin the mean loss is lowest; what is it then? "
+        "Does the exponential overflow?",
+    )
+
+
+def check_reference_score(attempt: Callable) -> Verdict:
+    """Chapter 19: the reference's log-probability from the logged one and the logged reward."""
+    generator = torch.Generator().manual_seed(192)
+    draws = torch.randn(2, 2, 4, generator=generator, dtype=torch.float64)
+    return compare(
+        attempt,
+        lambda logps, rewards, beta: logps - rewards / beta,
+        [(40 * a - 60, b, beta) for (a, b), beta in zip(draws, (0.1, 2.0), strict=True)],
+        "reward and log-probability together contain the reference, which the log leaves out.",
+        "solve the reward, beta times a log-ratio, for the reference's log-probability.",
     )

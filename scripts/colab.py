@@ -17,14 +17,19 @@ ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".venv-colab"
 # Colab in August 2026, but for torch: it had 2.11.
 VERSIONS = [
+    "accelerate==1.14.0",
+    "datasets==4.0.0",
     "ipykernel==6.17.1",
     "ipython==7.34.0",
     "ipywidgets==7.7.1",
     "matplotlib==3.10.0",
     "nbclient",
     "numpy==2.1.3",
+    "rich",
     "sympy==1.14.0",
+    "tokenizers==0.22.2",
     "torch==2.13.0",
+    "transformers==5.15.0",
 ]
 
 

@@ -1,4 +1,5 @@
 import inspect
+import math
 
 import pytest
 import torch
@@ -59,6 +60,45 @@ def ranking_gradient(rewards, ranking, leave=True):
     return slope
 
 
+def tilted_samples(rewards, beta, share=True):
+    weights = (rewards / beta).softmax(-1)
+    minus_log_ref = math.log(len(rewards)) if share else 0.0
+    kl = (weights * ((rewards / beta).log_softmax(-1) + minus_log_ref)).sum()
+    return torch.stack([(weights * rewards).sum(), kl])
+
+
+def paired_z(rewards, other, by_prompt=True):
+    gaps = rewards.mean(-1) - other.mean(-1)
+    if by_prompt:
+        return gaps.mean() / (gaps.std() / len(gaps) ** 0.5)
+    variances = rewards.var() / rewards.numel() + other.var() / other.numel()
+    return gaps.mean() / variances.sqrt()
+
+
+def ipo_optimum(preferences, log_ref, tau, share=0):
+    surplus = (preferences - preferences.mT).sum(-1)
+    return (log_ref + surplus / (2 * tau * (preferences.shape[-1] - share))).log_softmax(-1)
+
+
+def completion_logps(logits, ids, prompts, lengths, ahead=1, first=0, last=0, mean=False):
+    width = ids.shape[-1]
+    logps = logits[:, : width - ahead].log_softmax(-1).gather(-1, ids[:, ahead:, None])[..., 0]
+    place = torch.arange(ahead, width)
+    mask = (place >= prompts[:, None] + first) & (place < lengths[:, None] + last)
+    return (logps * mask).sum(-1) / (mask.sum(-1) if mean else 1)
+
+
+def answer_slopes(features, log_policy, weighted=True):
+    along = torch.einsum("...kd,...d->...k", features, features[..., 0, :] - features[..., 1, :])
+    weights = log_policy.exp() if weighted else torch.full_like(along, 1 / along.shape[-1])
+    return along - (weights * along).sum(-1, keepdim=True)
+
+
+def win_rate(reward, log_ref):
+    beats = torch.sigmoid(reward[..., None] - reward[..., None, :])
+    return (beats * log_ref.exp()[..., None, :]).sum(-1)
+
+
 RIGHT = {
     "check_reward_from_preferences": lambda p: torch.logit(p).mean(-1),
     "check_reward_gradient": reward_gradient,
@@ -80,6 +120,17 @@ RIGHT = {
     "check_blended_policy": lambda pi, other: ((pi + other) / 2).log_softmax(-1),
     "check_ranking_gradient": ranking_gradient,
     "check_worst_first": lambda r, ranking: ranking_logp(-r, ranking.flip(-1)),
+    "check_tilted_samples": tilted_samples,
+    "check_paired_z": paired_z,
+    "check_standard_error_over_prompts": lambda r: r.mean(-1).std() / len(r) ** 0.5,
+    "check_ipo_optimum": ipo_optimum,
+    "check_completion_logps": completion_logps,
+    "check_unbiased_loss": lambda loss, opposite, e: ((1 - e) * loss - e * opposite) / (1 - 2 * e),
+    "check_ipo_policy": lambda p, ref, beta: (ref + p.mean(-1) / beta).log_softmax(-1),
+    "check_answer_slopes": answer_slopes,
+    "check_preferred_ft": lambda r, ref: ref + (2 * win_rate(r, ref)).log(),
+    "check_loss_floor": lambda margin: -logsigmoid(margin),
+    "check_reference_score": lambda logps, rewards, beta: logps - rewards / beta,
 }
 WRONG = {
     "not centred": ("check_reward_from_preferences", lambda p: torch.logit(p)[..., 0]),
@@ -175,6 +226,61 @@ WRONG = {
         "check_worst_first",
         lambda r, ranking: ranking_logp(r, ranking.flip(-1)),
     ),
+    "reference's share forgotten": (
+        "check_tilted_samples",
+        lambda rewards, beta: tilted_samples(rewards, beta, share=False),
+    ),
+    "beta the wrong way": (
+        "check_tilted_samples",
+        lambda rewards, beta: tilted_samples(rewards, 1 / beta),
+    ),
+    "samples as draws": (
+        "check_paired_z",
+        lambda rewards, other: paired_z(rewards, other, by_prompt=False),
+    ),
+    "every completion counted": (
+        "check_standard_error_over_prompts",
+        lambda r: r.std() / r.numel() ** 0.5,
+    ),
+    "itself not counted": ("check_ipo_optimum", lambda *a: ipo_optimum(*a, share=1)),
+    "tau forgotten": ("check_ipo_optimum", lambda p, ref, tau: ipo_optimum(p, ref, 1.0)),
+    "tokens predict themselves": (
+        "check_completion_logps",
+        lambda *batch: completion_logps(*batch, ahead=0),
+    ),
+    "end not counted": ("check_completion_logps", lambda *batch: completion_logps(*batch, last=-1)),
+    "padding counted": ("check_completion_logps", lambda *batch: completion_logps(*batch, last=1)),
+    "prompt counted": ("check_completion_logps", lambda *batch: completion_logps(*batch, first=-9)),
+    "mean over tokens": (
+        "check_completion_logps",
+        lambda *batch: completion_logps(*batch, mean=True),
+    ),
+    "not divided": ("check_unbiased_loss", lambda loss, opp, e: (1 - e) * loss - e * opp),
+    "smoothed instead": ("check_unbiased_loss", lambda loss, opp, e: (1 - e) * loss + e * opp),
+    "log-odds instead of win rates": (
+        "check_ipo_policy",
+        lambda p, ref, beta: (ref + p.logit().mean(-1) / beta).log_softmax(-1),
+    ),
+    "without the reference": (
+        "check_ipo_policy",
+        lambda p, ref, beta: (p.mean(-1) / beta).log_softmax(-1),
+    ),
+    "mean under equal weights": (
+        "check_answer_slopes",
+        lambda features, log_pi: answer_slopes(features, log_pi, weighted=False),
+    ),
+    "winner's share not doubled": (
+        "check_preferred_ft",
+        lambda r, ref: ref + win_rate(r, ref).log(),
+    ),
+    "a tilt by the win rate": (
+        "check_preferred_ft",
+        lambda r, ref: (ref + win_rate(r, ref)).log_softmax(-1),
+    ),
+    "floor of the other sign": ("check_loss_floor", lambda margin: -logsigmoid(-margin)),
+    "floor overflows": ("check_loss_floor", lambda margin: (1 + (-margin).exp()).log()),
+    "beta kept": ("check_reference_score", lambda logps, rewards, beta: logps - rewards),
+    "reward added": ("check_reference_score", lambda lp, rewards, beta: lp + rewards / beta),
 }
 
 

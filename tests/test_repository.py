@@ -14,6 +14,10 @@ GUARD = f"""import importlib.util
 
 if importlib.util.find_spec("dpo_lib") is None:  # Colab
     %pip install -q {URL}/archive/refs/heads/main.zip"""
+LANGUAGE_MODEL_GUARD = GUARD.replace(
+    f"{URL}/archive/refs/heads/main.zip",
+    f'"dpo-lib[language-model] @ {URL}/archive/refs/heads/main.zip"',
+)
 CHAPTERS = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.name)]
 FORM = [
     "## The question",
@@ -33,9 +37,9 @@ METHOD = ["_checks", "world", "preferences", "objective", "losses", "variants", 
           "training", "evaluation", "plotting", "widgets"]  # fmt: skip
 LANGUAGE_MODEL = {path.stem: path.read_text() for path in ROOT.glob("dpo_lib/language_model/*.py")}
 LANGUAGE_MODEL_ORDER = [
-    "rows", "shapes", "data", "reviews", "_hub", "models", "layouts", "logprobs", "checkpoint",
-    "run_folder", "processes", "progress", "trainer", "sampling", "sft", "reward_model", "dpo",
-    "rollouts", "ppo", "evaluate", "doctor",
+    "rows", "shapes", "data", "reviews", "_hub", "models", "layouts", "logprobs", "sharding",
+    "checkpoint", "run_folder", "processes", "progress", "trainer", "sampling", "sft",
+    "reward_model", "dpo", "rollouts", "ppo", "evaluate", "training_log", "doctor", "bugs",
 ]  # fmt: skip
 HEAVY = {
     "sympy": {"symbolic", "proofs", "theory"},
@@ -76,7 +80,8 @@ def test_a_notebook_is_committed_without_outputs(path):
 @each_notebook
 def test_the_first_code_cell_installs_the_library_on_colab_only(path):
     first, *others = cells(path, "code")
-    assert first.source == GUARD
+    needs_extra = any("dpo_lib.language_model" in cell.source for cell in others)
+    assert first.source == (LANGUAGE_MODEL_GUARD if needs_extra else GUARD)
     assert first.metadata.get("tags") == ["hide-input"]
     for cell in others:
         assert not re.search(r"^\s*[!%]", cell.source, re.MULTILINE), "shell or magic line"
