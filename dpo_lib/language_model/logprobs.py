@@ -233,9 +233,9 @@ def _logits(
 
 
 def positions_per_chunk(weight: Tensor) -> int:
-    """So many that the logits outweigh neither the output layer itself nor 8 MiB (GPU: 1 GiB)."""
+    """So many that their logits take 128 MiB (GPU: 1 GiB), or what the output layer takes."""
     vocabulary, width = weight.shape
-    floats = 2**21 if weight.device.type == "cpu" else 2**28
+    floats = 2**25 if weight.device.type == "cpu" else 2**28
     return max(width, floats // vocabulary)
 
 
