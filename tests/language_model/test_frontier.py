@@ -122,10 +122,11 @@ def test_the_stored_result_is_whole_and_says_how_it_was_made():
                 assert low <= row[name]["mean"] <= high and row[name]["prompts"] == 100
 
 
-def test_a_curve_is_thinned_but_keeps_its_ends(tmp_path):
+def test_a_curve_is_thinned_but_keeps_its_ends_and_a_pause_is_not_work(tmp_path):
     (tmp_path / "seed/stage").mkdir(parents=True)
     rows = [{"step": k, "loss": 1 / k, "num_tokens": 10 * k} for k in range(1, 201)]
     timing = [{"step": k, "seconds": 0.5} for k in (*range(1, 201), 200)]  # 200 was repeated
+    timing[6]["seconds"] = 900.0  # the machine slept
     for name, lines in (("metrics", rows), ("timing", timing)):
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (tmp_path / f"seed/stage/{name}.jsonl").write_text(text)
@@ -133,7 +134,7 @@ def test_a_curve_is_thinned_but_keeps_its_ends(tmp_path):
     steps = found["curves"]["step"]
     assert len(steps) == frontier.POINTS and (steps[0], steps[-1]) == (1, 200)
     assert found["curves"]["loss"][-1] == 0.005
-    assert (found["seconds"], found["tokens_per_second"]) == (100.0, 20.0)
+    assert (found["seconds"], found["tokens_per_second"]) == (99.5, 20.1)
     assert found["command"] == "dpo sft --out OUT/seed"
 
 
