@@ -63,7 +63,7 @@ class Log:
 
     @property
     def fresh(self) -> list[dict]:
-        """Rows of the first epoch: each of their pairs was scored before it was trained on."""
+        """Rows of the first epoch, in which each pair is scored before it is trained on."""
         rows = [row for row in self.complete if is_finite(row.get("epoch"))]
         return [row for row in rows if row["epoch"] <= 1 + EXACT]
 
