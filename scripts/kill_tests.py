@@ -29,29 +29,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/language_model")]
 
 import torch
 from faults import Faults, count_events, ends, in_child, warm_up
-from transformers import GPT2Config, GPT2LMHeadModel
+from small_world import small_world
 
 from dpo_lib.__main__ import MODULES, STAGES, stage_of
 from dpo_lib.language_model import checkpoint
-from dpo_lib.language_model.models import load_tokenizer, save_policy
-from dpo_lib.language_model.reviews import write_world
 from dpo_lib.language_model.trainer import train
 
 CHAINS = (1, 2, 5, 2)
 SETTINGS = dict(steps=9, batch_size=8, accumulate=2, save_every=2, lr=1e-4, max_length=64)
 OWN = {"ppo": dict(reward="true", max_new_tokens=8, epochs=2, minibatches=2)}
-
-
-def small_world(folder: Path) -> dict:
-    """A world and a small model in it; returns the settings that name them."""
-    write_world(folder / "world", pairs=40, reviews=40, prompts=40, test=4)
-    tokenizer = load_tokenizer("tiny", folder / "world")
-    torch.manual_seed(0)
-    eos = tokenizer.eos_token_id
-    shape = dict(n_layer=2, n_embd=32, n_head=2, n_positions=128, vocab_size=len(tokenizer))
-    model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=eos, eos_token_id=eos))
-    save_policy(model, tokenizer, folder / "model")
-    return dict(model=str(folder / "model"), data=str(folder / "world"))
 
 
 def command(name: str, named: dict, run: Path) -> Callable[[], None]:
@@ -137,7 +123,7 @@ def main() -> int:
     torch.set_num_threads(1)
     warm_up()
     folder = Path(tempfile.mkdtemp(prefix="kill-tests-"))
-    named = small_world(folder)
+    named = small_world(folder, pairs=40, reviews=40, prompts=40, test=4)
     tallies = []
     print(f"{'stage':8}{'killed':16}{'kills':>7}{'runs':>7}{'identical':>11}{'torn':>6}")
     for number, name in enumerate(stages):

@@ -36,6 +36,11 @@ class Estimate:
     def interval(self) -> tuple[float, float]:
         return (self.mean - 1.96 * self.standard_error, self.mean + 1.96 * self.standard_error)
 
+    @property
+    def record(self) -> dict:
+        """What a report keeps of it, as JSON."""
+        return asdict(self) | {"interval": list(self.interval)}
+
     def __str__(self) -> str:
         return f"{self.mean:.3f} ± {1.96 * self.standard_error:.3f}"
 
@@ -204,13 +209,13 @@ def evaluate(
                 k1, k3 = sequence_kl(
                     policy, reference, drawn, temperature, drawing.get("batch_size", 64)
                 )
-                row |= {"kl": _record(estimate(k1)), "kl_k3": _record(estimate(k3))}
+                row |= {"kl": estimate(k1).record, "kl_k3": estimate(k3).record}
             gain, z = difference(drawn.rewards, base.rewards)
-            row |= {"gain": _record(gain), "z": z}
-            row["win_rate"] = _record(win_rate(drawn.rewards, base.rewards))
+            row |= {"gain": gain.record, "z": z}
+            row["win_rate"] = win_rate(drawn.rewards, base.rewards).record
             report["policies"].append(row)
     for n in sorted({2**k for k in range(best_of_n.bit_length())} | {best_of_n}):
-        reward = _record(estimate(best_of(base.rewards, n)))
+        reward = estimate(best_of(base.rewards, n)).record
         report["best_of"].append({"n": n, "kl_at_most": best_of_kl(n), "reward": reward})
     return report
 
@@ -315,12 +320,8 @@ def write(report: dict, path: str | Path) -> list[Path]:
 
 def _summary(drawn: Samples) -> dict:
     names = ("rewards", "lengths", "ended")
-    found = {name: _record(estimate(getattr(drawn, name))) for name in names}
+    found = {name: estimate(getattr(drawn, name)).record for name in names}
     return {"reward": found["rewards"], "length": found["lengths"], "ended": found["ended"]}
-
-
-def _record(found: Estimate) -> dict:
-    return asdict(found) | {"interval": list(found.interval)}
 
 
 def _ends(row: dict) -> tuple[str, str]:

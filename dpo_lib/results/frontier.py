@@ -278,11 +278,11 @@ class Judge:
             drawn = self.draw(model, t, self.plan.samples, 1)
             kl, _ = sequence_kl(model, self.reference, drawn, t, self.size)
             gain, z = difference(drawn.rewards, self.base.rewards)
-            row = {"name": name, "temperature": t, "z": z, "gain": record(gain)}
+            row = {"name": name, "temperature": t, "z": z, "gain": gain.record}
             row |= {"reward": means(drawn.rewards), "learned": means(self.learned(drawn))}
             row |= {"kl": means(kl), "length": means(drawn.lengths), "ended": means(drawn.ended)}
-            row["beats_chosen"] = record(win_rate(drawn.rewards, self.chosen))
-            row["beats_sft"] = record(win_rate(drawn.rewards, self.base.rewards))
+            row["beats_chosen"] = win_rate(drawn.rewards, self.chosen).record
+            row["beats_sft"] = win_rate(drawn.rewards, self.base.rewards).record
             rows.append(row | {"accuracy": accuracy if t == 1 else None})
         return rows
 
@@ -333,11 +333,7 @@ def means(values: torch.Tensor) -> dict:
     """The mean of (prompts, samples) with the standard error over prompts."""
     from dpo_lib.language_model.evaluate import estimate
 
-    return record(estimate(values))
-
-
-def record(found) -> dict:
-    return asdict(found) | {"interval": list(found.interval)}
+    return estimate(values).record
 
 
 def powers(n: int) -> list[int]:

@@ -10,12 +10,11 @@ import pytest
 import torch
 from faults import ends
 from safetensors.torch import load_file
+from small_world import small_world
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2LMHeadModel
 
 from dpo_lib.language_model import sharding
-from dpo_lib.language_model.models import load_tokenizer, save_policy
-from dpo_lib.language_model.reviews import write_world
 
 ROOT = Path(__file__).parents[2]
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -50,13 +49,7 @@ def dpo(folder: Path, *arguments: str, launcher=(), expected: int = 0) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
-    write_world(folder / "world", pairs=30, reviews=20, prompts=10, test=4)
-    tokenizer = load_tokenizer("tiny", folder / "world")
-    torch.manual_seed(0)
-    eos = tokenizer.eos_token_id
-    shape = dict(n_layer=2, n_embd=32, n_head=2, n_positions=128, vocab_size=len(tokenizer))
-    model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=eos, eos_token_id=eos))
-    save_policy(model, tokenizer, folder / "model")
+    small_world(folder, pairs=30, reviews=20, prompts=10, test=4)
     return folder
 
 
