@@ -379,6 +379,26 @@ def test_h2_under_autocast_the_gradient_belongs_to_the_value():
     assert F.cosine_similarity(*flat, dim=0) > 0.99
 
 
+@pytest.mark.parametrize("size", [1, 2])  # computed twice, kept
+def test_h2_in_16_bits_the_gradient_of_a_sure_token_is_as_exact_as_any(size, monkeypatch):
+    """onehot - softmax is 3e-4 here; bfloat16 cannot tell 1 - 3e-4 from 1."""
+    monkeypatch.setattr(logprobs, "positions_per_chunk", lambda weight: size)
+    monkeypatch.setattr(logprobs, "_factor_dtype", lambda *_: torch.bfloat16)  # as on CUDA
+
+    def product(left, right, out=None):
+        return torch.mm(left.float(), right.float(), out=out)
+
+    monkeypatch.setattr(logprobs, "_product", product)
+    hidden, weight = 8 * torch.eye(2), 1.01 * torch.eye(2)  # 1.01 is no bfloat16 either
+    arguments = [x.clone().requires_grad_() for x in (hidden, weight)]
+    logps = target_logps(*arguments, None, torch.tensor([0, 1]))
+    got = torch.autograd.grad(logps.sum(), arguments)
+    unsure = torch.sigmoid(torch.tensor(-8 * 1.01)).item()  # 1 - pi(target)
+    expected = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]) * unsure
+    torch.testing.assert_close(got[0], 1.01 * expected, rtol=0.05, atol=0)
+    torch.testing.assert_close(got[1], 8 * expected, rtol=0.05, atol=0)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("size", [3, 7])  # 7 = 3 + 3 + 1; a single chunk is kept
@@ -443,7 +463,7 @@ def test_a_second_backward_pass_through_kept_logits_gives_the_same(size, monkeyp
 def test_no_array_of_positions_times_vocabulary_exists(monkeypatch):
     """Neither a result of any operation, forward and backward, nor kept for backward."""
     monkeypatch.setattr(logprobs, "positions_per_chunk", lambda weight: 8)
-    vocabulary = 5003
+    vocabulary = 5056
     model, rows = gpt2(vocabulary=vocabulary, n_embd=8), ragged(40)
     positions = sum(len(y) for _, y in rows)
     parameters = max(p.numel() for p in model.parameters())
