@@ -1,8 +1,9 @@
 """A DPO step of ours, of a plain PyTorch loop, and of TRL, in one interleaved run.
 
     python benchmarks/language_model.py                       small and smallv, against plain
-    python benchmarks/language_model.py gpt2 --batch 2        the 124M model
     python benchmarks/language_model.py small smallv --trl    against TRL, in .venv-trl
+    python benchmarks/language_model.py gpt2 --trl --bf16 --pairs 40
+                                                              the 124M model: 20 GiB, 50 minutes
 
 Random weights, chat-like log-normal lengths. Every batch is stepped by all sides one after the
 other, so that noise meets them alike; a ratio is the median over batches. Peak memory comes from
