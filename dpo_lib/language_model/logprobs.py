@@ -234,10 +234,13 @@ def _logits(
 
 
 def positions_per_chunk(weight: Tensor) -> int:
-    """So many that their logits take 128 MiB (GPU: 1 GiB), or what the output layer takes."""
+    """So many that their logits take 128 MiB (GPU: 1 GiB), or twice what the output layer takes.
+
+    Every chunk adds to a gradient as large as that layer, which fewer and larger chunks save.
+    """
     vocabulary, width = weight.shape
     floats = 2**25 if weight.device.type == "cpu" else 2**28
-    return max(width, floats // vocabulary)
+    return max(2 * width, floats // vocabulary)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
