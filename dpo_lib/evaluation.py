@@ -1,5 +1,6 @@
 """How far a policy or a reward is from another, and the best that any policy can do."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -85,9 +86,11 @@ def best_of_n(log_ref: Tensor, reward: Tensor, n: int) -> Tensor:
     mine, others = reward.unsqueeze(-1), reward.unsqueeze(-2)  # (..., responses, responses)
     log_ties, log_f = log_mass(others == mine), log_mass(others <= mine)
     # F^n - F-^n = F^n (1 - (1 - ties / F)^n), without the difference of two nearby numbers.
-    share = (log_ties - log_f).exp().clamp(max=1.0)
-    log_wins = n * log_f + (-torch.expm1(n * torch.log1p(-share))).log()
-    log_policy = log_ref + log_wins - log_ties
+    log_share = (log_ties - log_f).clamp(max=0.0)
+    log_some = (-torch.expm1(n * torch.log1p(-log_share.exp()))).log()  # of n draws one ties
+    rare = math.log(n) + log_share < math.log(torch.finfo(log_ref.dtype).eps)
+    log_some = torch.where(rare, math.log(n) + log_share, log_some)  # exp may underflow there
+    log_policy = log_ref + n * log_f + log_some - log_ties
     return log_policy.masked_fill(log_ref.isneginf(), -torch.inf)
 
 

@@ -122,6 +122,13 @@ def test_best_of_many_keeps_the_probability_of_the_worst_in_the_logarithm():
     assert got[0, 1].item() == pytest.approx(0.0, abs=1e-13)  # 50 roundings
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_best_of_n_draws_what_is_too_rare_for_exp_n_times_as_often(dtype):
+    log_ref = torch.tensor([[0.0, -800.0, -1.0]], dtype=dtype).log_softmax(-1)
+    got = best_of_n(log_ref, torch.tensor([[0.0, 1.0, -1.0]], dtype=dtype), 3)
+    assert got[0, 1].item() == pytest.approx(log_ref[0, 1].item() + math.log(3), rel=1e-6)
+
+
 def test_best_of_less_than_one_is_refused():
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         best_of_n(table([0.5, 0.5]).log(), table([0.0, 1.0]), 0)

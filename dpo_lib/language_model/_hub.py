@@ -97,7 +97,7 @@ def read_model(name: str | Path, classes, ending: str, dtype: torch.dtype) -> Pr
 
 
 def build(make: Callable, config: PretrainedConfig, seed: int = 0):
-    """`make(config)` with dropout off and the global generator left as it was.
+    """`make(config)` with dropout and other noise off, the global generator left as it was.
 
     The configuration's own dropout is kept aside, for `config_to_save`.
     """
@@ -204,7 +204,8 @@ def _force_to_disk(path: Path) -> None:
 
 
 def _is_dropout(key: str, value) -> bool:
-    return "drop" in key and isinstance(value, int | float) and not isinstance(value, bool)
+    noise = "drop" in key or "jitter" in key  # jitter: a mixture's router, while it trains
+    return noise and isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_kind(name: str | Path, settings: dict, ending: str) -> None:

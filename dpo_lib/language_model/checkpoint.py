@@ -22,8 +22,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dpo_lib.language_model.sharding import local
-
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 TEMPORARY = ".tmp-"  # a name that starts so is a leftover, never a result
 _NAME = re.compile(r"step-(\d{6,})")
@@ -199,15 +197,17 @@ def sha256(path: Path) -> str:
 
 
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, each storage once: GPT-2's head is its embedding."""
-    seen: set[tuple] = set()
+    """Parameters and buffers by name, each once: GPT-2's head is its embedding.
+
+    Each is the object itself, not an address: where a process has no part of a sharded one,
+    the addresses of all are equal.
+    """
+    seen: set[int] = set()
     tensors = {}
-    for name, tensor in module.state_dict().items():
-        key = (local(tensor).data_ptr(), tensor.shape, tensor.stride())
-        if tensor.numel() and key in seen:
-            continue
-        seen.add(key)
-        tensors[name] = tensor
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            tensors[name] = tensor.detach()
     return tensors
 
 

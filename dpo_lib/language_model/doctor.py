@@ -140,6 +140,8 @@ def first_loss_is_wrong(log: Log) -> str | None:
     loss, wanted = log.start("loss"), log.loss_at(0.0, 0.0)
     if not log.is_dpo or loss is None or wanted is None or not math.isfinite(loss):
         return None
+    if _has_its_own_reference(log):
+        return None
     if abs(loss - wanted) > ROUNDING:
         name = f"ln 2 = {LN2:.4f}" if abs(wanted - LN2) < EXACT else f"{wanted:.4f}"
         return (
@@ -199,6 +201,8 @@ def loss_follows_a_smaller_margin(log: Log) -> str | None:
     losses, margins = ([row[name] for row in log.complete] for name in NEEDED[:4:3])
     if log.loss_name != "sigmoid" or len(losses) < 20 or (beta and beta >= 1):
         return None
+    if fmean(losses) <= 0:  # no mean of -log sigmoid, and the bracket is 0 or less
+        return None
     slope, error = _slope(*([b - a for a, b in pairwise(x)] for x in (margins, losses)))
     level = math.expm1(-fmean(losses))
     kappa, error = slope / level, -error / level
@@ -247,7 +251,7 @@ def reference_moves(log: Log) -> str | None:
     """E3: logps - rewards / beta is the reference's own score; over an epoch its mean is fixed.
 
     The last batch of an epoch may be shorter, and how much is not in the log. Its weight is the
-    one unknown; both sides and all epochs must agree on it.
+    one unknown; both sides and all epochs must agree on it. An only batch is the whole mean.
     """
     beta, epochs = log.settings.get("beta"), log.epochs
     if not log.is_dpo or not is_number(beta) or len(epochs) < 2:
@@ -262,7 +266,8 @@ def reference_moves(log: Log) -> str | None:
         for a, b in pairwise(side)
     ]
     norm = math.fsum(last * last for _, last in changes)
-    weight = -math.fsum(body * last for body, last in changes) / norm if norm else 1.0
+    known = norm and len(epochs[0]) > 1
+    weight = -math.fsum(body * last for body, last in changes) / norm if known else 1.0
     weight = min(max(weight, 0.0), 1.0)
     count = len(epochs[0]) - 1 + weight
     far = max((body + weight * last) / count for body, last in changes)
@@ -454,14 +459,19 @@ def diagnose(log: Log) -> list[Finding]:
 def _is_still(log: Log) -> bool:
     """No margin ever differs from 0, and the loss stays at ln 2."""
     losses, margins = log.values("loss"), log.values("rewards/margins")
-    still = log.is_dpo and len(losses) > 2 and max(map(abs, margins)) == 0
+    still = log.is_dpo and len(losses) > 2 and max(map(abs, margins), default=1) == 0
     return still and max(losses) - min(losses) < EXACT
+
+
+def _has_its_own_reference(log: Log) -> bool:
+    """The settings name a reference other than the model, so nothing need start at margin 0."""
+    return log.settings.get("reference") not in (None, log.settings.get("model"))
 
 
 def _not_zero_at_the_start(log: Log) -> list[str]:
     """The rewards of the first step that are not 0, in words."""
-    if log.settings.get("reference") not in (None, log.settings.get("model")):
-        return []  # a reference of one's own choice
+    if _has_its_own_reference(log):
+        return []
     starts = {side: log.start(f"rewards/{side}") for side in SIDES}
     return [f"{n} {v:.4f}" for n, v in starts.items() if v is not None and abs(v) > ROUNDING]
 

@@ -27,7 +27,8 @@ from dpo_lib.language_model.data import (
     read_preferences,
     tokenize_preferences,
 )
-from dpo_lib.language_model.logprobs import pair_logps_in_parts
+from dpo_lib.language_model.layouts import check_data
+from dpo_lib.language_model.logprobs import pair_logps_in_parts, pair_sides
 from dpo_lib.language_model.models import (
     frozen_copy,
     load_policy,
@@ -88,6 +89,8 @@ class DPO(Stage):
     ):
         if reference.dtype != policy.dtype:
             raise TrainingError(f"the reference is {reference.dtype}, the policy {policy.dtype}")
+        for model in (policy, reference):
+            check_data(model, pair_sides(pairs))
         self.settings = settings.for_items(len(pairs))
         self.tokenizer, self.pairs = tokenizer, pairs
         self.policy, self.reference = policy, reference

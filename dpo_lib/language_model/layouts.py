@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
+from dpo_lib.language_model.models import check_rope
+
 STREAM = "dpo_lib_stream"  # our name among transformers' attention functions
 # What an attention function may be asked for beyond a causal softmax; the stream does none of it.
 BEYOND_CAUSAL = ("sliding_window", "softcap", "s_aux", "position_bias")
@@ -174,6 +176,7 @@ def completion_hidden(model: PreTrainedModel, sequences: Sequences) -> Tensor:
     Returns:
         shape (completion tokens of all sequences, width), sequence after sequence.
     """
+    check_rope(model, [len(prompt) + len(completion) for prompt, completion in sequences])
     layout = _layout(model)
     # A checkpointed block runs again in the backward pass, when the model's own attention is back.
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
@@ -263,3 +266,16 @@ def check_sequences(model: PreTrainedModel, sequences: Sequences) -> Sequences:
             strange = min(ids) if min(ids) < 0 else max(ids)
             raise ValueError(f"sequence {row}: token id {strange} is not in [0, {vocabulary})")
     return sequences
+
+
+def check_data(model: PreTrainedModel, sequences: Sequences) -> None:
+    """Refuse before a run what one of its batches would be refused for."""
+    lengths = [len(prompt) + len(completion) for prompt, completion in sequences]
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit and max(lengths, default=0) > limit:
+        raise ValueError(
+            f"{max(lengths)} tokens in a sequence, the model has {limit} positions: "
+            f"set max_length to {limit} at most"
+        )
+    check_sequences(model, sequences)
+    check_rope(model, lengths)

@@ -82,8 +82,12 @@ def pair_logps(model: PreTrainedModel, pairs: list[Pair]) -> Tensor:
     Sequences 2i and 2i + 1 are the chosen and the rejected side of pair i: neighbours with one
     prompt, which the stream stores once.
     """
-    sides = [(pair.prompt, side) for pair in pairs for side in (pair.chosen, pair.rejected)]
-    return completion_logps(model, sides).view(len(pairs), 2)
+    return completion_logps(model, pair_sides(pairs)).view(len(pairs), 2)
+
+
+def pair_sides(pairs: list[Pair]) -> Sequences:
+    """Both sequences of each pair, chosen and rejected in turn."""
+    return [(pair.prompt, side) for pair in pairs for side in (pair.chosen, pair.rejected)]
 
 
 def pair_logps_in_parts(
@@ -101,8 +105,7 @@ def pair_logps_in_parts(
     Yields:
         which pairs, and their log-probabilities, shape (pairs of this part, 2), nats.
     """
-    sides = [(pair.prompt, side) for pair in pairs for side in (pair.chosen, pair.rejected)]
-    sides = check_sequences(model, sides)
+    sides = check_sequences(model, pair_sides(pairs))
     head = linear_head(model)
     with context():
         hidden = completion_hidden(model, sides)
@@ -114,7 +117,7 @@ def pair_logps_in_parts(
         with context():
             logps = _token_logps(positions, head, sides[2 * part.start : 2 * part.stop])
         yield part, torch.stack([x.sum() for x in logps]).view(-1, 2)
-    if cut.grad is not None:
+    if cut.grad is not None and hidden.requires_grad:
         hidden.backward(cut.grad)
 
 
@@ -302,23 +305,18 @@ def _is_linear(model: PreTrainedModel, head: torch.nn.Module | None) -> bool:
         return False
     seen = {}
 
-    def keep_body(module, inputs, output):
-        seen["body"] = getattr(output, "last_hidden_state", None)
-
     def amplify_head(module, inputs):
         seen["hidden"], seen["amplified"] = inputs[0], inputs[0] * 100
         return (seen["amplified"],)
 
-    hooks = [model.base_model.register_forward_hook(keep_body)]
-    hooks += [head.register_forward_pre_hook(amplify_head)]
-    try:
-        with scoring(model):
-            ids = torch.arange(3, device=model.device)[None] % len(head.weight)
+    ids = torch.arange(3, device=model.device)[None] % len(head.weight)
+    with scoring(model):
+        body = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        hook = head.register_forward_pre_hook(amplify_head)
+        try:
             logits = model(input_ids=ids, use_cache=False).logits
-            expected = F.linear(seen["amplified"], head.weight, getattr(head, "bias", None))
-    finally:
-        for hook in hooks:
+        finally:
             hook.remove()
-    body = seen.get("body")
-    body_is_input = body is not None and torch.equal(body, seen["hidden"])
-    return body_is_input and torch.allclose(logits, expected.to(logits.dtype), rtol=1e-3)
+        expected = F.linear(seen["amplified"], head.weight, getattr(head, "bias", None))
+    same_body = body.shape == seen["hidden"].shape and torch.allclose(body, seen["hidden"])
+    return same_body and torch.allclose(logits, expected.to(logits.dtype), rtol=1e-3)

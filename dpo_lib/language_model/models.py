@@ -43,9 +43,11 @@ def load_tokenizer(name: str, data: str | Path | None = None) -> PreTrainedToken
         data: a world's folder or a file in it; "tiny" and "gpt2-random" use its `tokenizer/`.
     """
     if name in RANDOM:
-        if data is None:
+        world = Path(data or "")
+        folder = (world if world.is_dir() else world.parent) / "tokenizer"
+        if data is None or not folder.is_dir():  # else the hub would be asked for "tokenizer"
             raise ModelError(f"model {name!r} needs data with a tokenizer/ folder beside it")
-        name = (Path(data) if Path(data).is_dir() else Path(data).parent) / "tokenizer"
+        name = folder
     tokenizer = read_tokenizer(name)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{name}: the tokenizer has no end-of-sequence token")
@@ -78,8 +80,8 @@ def load_policy(
         model = build(GPT2LMHeadModel, GPT2Config(**shape, **RANDOM[name]), seed)
     else:
         model = read_model(name, MODEL_FOR_CAUSAL_LM_MAPPING, "", dtype)
-    if len(tokenizer) > model.config.vocab_size:
-        have, need = model.config.vocab_size, len(tokenizer)
+    have, need = model.get_input_embeddings().weight.shape[0], len(tokenizer)
+    if need > have:
         raise ModelError(f"{name}: {have} words, but the tokenizer has {need}")
     return model.to(dtype).train()
 
@@ -151,6 +153,11 @@ class ValueHead(nn.Module):
             return self.linear(hidden.to(self.linear.weight.dtype)).squeeze(-1)
 
 
+def hidden_size(model: PreTrainedModel) -> int:
+    """The width of the last hidden states; OPT-350M projects its own down to the embeddings'."""
+    return getattr(model.config, "word_embed_proj_dim", None) or model.config.hidden_size
+
+
 class RewardModel(nn.Module):
     """r_phi(x, y): an SFT model's body, a linear head on the last token, minus a shift.
 
@@ -166,7 +173,7 @@ class RewardModel(nn.Module):
         super().__init__()
         self.body = model.base_model
         dtype = torch.promote_types(model.dtype, torch.float32)
-        self.head = ValueHead(model.config.hidden_size, bias=False, dtype=dtype)
+        self.head = ValueHead(hidden_size(model), bias=False, dtype=dtype)
         self.register_buffer("shift", torch.zeros((), dtype=dtype))
         self.to(model.device)
 
@@ -192,10 +199,11 @@ class RewardModel(nn.Module):
     def check(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
         """Raise ModelError at the first sequence that is empty or longer than the context."""
         context = getattr(self.body.config, "max_position_embeddings", None) or float("inf")
-        for i, (prompt, completion) in enumerate(sequences):
-            tokens = len(prompt) + len(completion)
+        lengths = [len(prompt) + len(completion) for prompt, completion in sequences]
+        for i, tokens in enumerate(lengths):
             if not 0 < tokens <= context:
                 raise ModelError(f"sequence {i} has {tokens} tokens, allowed are 1 to {context}")
+        check_rope(self.body, lengths)
 
     def _last_states(self, rows: list[list[int]]) -> Tensor:
         """The last hidden state of each row at its last token, shape (rows, hidden_size)."""
@@ -248,6 +256,22 @@ class RewardModel(nn.Module):
         reward_model.head.linear.load_state_dict(head.state_dict())
         reward_model.normalise(getattr(model.config, "reward_shift", 0.0))
         return reward_model.train()
+
+
+def check_rope(model: PreTrainedModel, lengths: Sequence[int]) -> None:
+    """Refuse lengths on both sides of the one from which longrope changes a whole batch.
+
+    What a sequence gets would depend on the longest one beside it.
+    """
+    parameters = getattr(model.config, "rope_parameters", None) or {}
+    kinds = [kind for kind in (parameters, *parameters.values()) if isinstance(kind, dict)]
+    for kind in kinds:
+        limit = kind.get("original_max_position_embeddings")
+        if kind.get("rope_type") == "longrope" and len({n > limit for n in lengths}) == 2:
+            raise ModelError(
+                f"sequences of {min(lengths)} and {max(lengths)} tokens cannot be scored together: "
+                f"above {limit} tokens the positions of this model (longrope) are others"
+            )
 
 
 def by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:

@@ -23,7 +23,7 @@ from dpo_lib._checks import check_finite
 from dpo_lib.language_model import reviews
 from dpo_lib.language_model.data import Report, data_hash, read_prompts, tokenize_prompts
 from dpo_lib.language_model.dpo import load_reference
-from dpo_lib.language_model.layouts import Sequences
+from dpo_lib.language_model.layouts import Sequences, check_data
 from dpo_lib.language_model.logprobs import token_logps
 from dpo_lib.language_model.models import (
     RewardModel,
@@ -82,7 +82,7 @@ class PPOSettings(Settings):
     value_clip_range: float | None = None  # reward units; Ziegler et al. have 0.2
     gamma: float = 1.0  # discount
     lam: float = 0.95  # GAE's lambda
-    value_coefficient: float = 0.1  # c1 of PPO (9)
+    value_coefficient: float = 0.1  # c1 of PPO (9); Ziegler et al. also halve the value loss
     entropy_coefficient: float = 0.0  # c2 of PPO (9)
     whiten: bool = True  # advantages to mean 0, variance 1 over the tokens of an iteration
     lr: float = 1.41e-5
@@ -138,6 +138,9 @@ class PPO(Stage):
     ):
         if reference.dtype != policy.dtype:
             raise TrainingError(f"the reference is {reference.dtype}, the policy {policy.dtype}")
+        longest = (tokenizer.eos_token_id,) * settings.max_new_tokens
+        for model in (policy, reference, value.body):
+            check_data(model, [(prompt, longest) for prompt in prompts])
         # Without `steps` each prompt is drawn for once, and each completion used `epochs` times.
         self.settings = settings.for_items(settings.epochs * len(prompts))
         self.policy, self.reference, self.value = policy, reference, value

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from dpo_lib._checks import check_positive, check_same_shape
 from dpo_lib.language_model.layouts import Sequences, completion_hidden
 from dpo_lib.language_model.logprobs import linear_head
-from dpo_lib.language_model.models import ValueHead
+from dpo_lib.language_model.models import ValueHead, hidden_size
 from dpo_lib.losses import entropy, generalized_advantages, value_loss
 from dpo_lib.objective import implicit_reward
 
@@ -98,7 +98,7 @@ class ValueModel(nn.Module):
         super().__init__()
         self.body = copy.deepcopy(model.base_model).requires_grad_(True)
         dtype = torch.promote_types(model.dtype, torch.float32)
-        self.head = ValueHead(model.config.hidden_size, dtype=dtype).to(model.device)
+        self.head = ValueHead(hidden_size(model), dtype=dtype).to(model.device)
 
     def forward(self, sequences: Sequences) -> list[Tensor]:
         """One tensor for each sequence, shape (its completion's length,)."""
@@ -119,9 +119,13 @@ def logps_and_entropies(
     """
     lengths = [len(completion) for _, completion in sequences]
     tokens = [token for _, completion in sequences for token in completion]
-    logits = linear_head(model)(completion_hidden(model, sequences))  # (tokens, vocabulary)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    log_policy = logits.log_softmax(-1)
+    head, hidden = linear_head(model), completion_hidden(model, sequences)
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    with torch.autocast(hidden.device.type, enabled=False):  # it would round logits to 16 bits
+        logits = hidden.to(wide) @ head.weight.to(wide).T  # (tokens, vocabulary)
+    if getattr(head, "bias", None) is not None:
+        logits = logits + head.bias
+    log_policy = (logits / temperature).log_softmax(-1)
     targets = torch.tensor(tokens, device=logits.device).unsqueeze(-1)
     logps = log_policy.gather(-1, targets).squeeze(-1)
     return list(logps.split(lengths)), list(entropy(log_policy).split(lengths))

@@ -20,6 +20,7 @@ from dpo_lib.language_model.data import (
     read_examples,
     tokenize_examples,
 )
+from dpo_lib.language_model.layouts import check_data
 from dpo_lib.language_model.logprobs import token_logps
 from dpo_lib.language_model.models import (
     load_policy,
@@ -61,6 +62,7 @@ class SFT(Stage):
         self.settings = settings.for_items(len(examples))
         self.model, self.tokenizer = model, tokenizer
         self.sequences = [(example.prompt, example.completion) for example in examples]
+        check_data(model, self.sequences)
         self.modules = {"policy": model}
         self.items = len(examples)
         self.fingerprint = {

@@ -53,11 +53,6 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")  # a DTensor, without the import
 
 
-def local(tensor: Tensor) -> Tensor:
-    """What this process has of it."""
-    return tensor.to_local() if is_sharded(tensor) else tensor
-
-
 def whole(tensor: Tensor) -> Tensor:
     """All of it; every process must call this."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor

@@ -55,6 +55,9 @@ class Settings:
     resume: bool = False
 
     def __post_init__(self):
+        from dpo_lib.language_model.models import pick_dtype  # slow to import
+
+        pick_dtype(torch.device("cpu"), self.dtype)
         for name in ("steps", "batch_size", "accumulate", "max_length", "save_every", "log_every"):
             value = getattr(self, name)
             if value is not None and value < 1:

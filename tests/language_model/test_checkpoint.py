@@ -83,6 +83,14 @@ def test_tied_weights_are_saved_once_and_stay_tied_K9(tmp_path):
     assert torch.equal(model.head.weight, saved["embedding.weight"])
 
 
+def test_tensors_are_told_apart_where_they_have_no_address_K9():
+    """So it is in a process that has no part of a sharded parameter."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    assert len({tensor.data_ptr() for tensor in model.parameters()}) == 1
+    assert list(checkpoint.module_tensors(model)) == list(model.state_dict())
+
+
 @pytest.mark.parametrize(
     ("saved", "message"),
     [

@@ -70,6 +70,14 @@ def test_H1_a_loss_that_is_not_finite_is_named_with_its_step():
     assert "grad_norm is not finite at step 9" in diagnose(log)[0].sentence
 
 
+def test_H1_a_run_whose_margins_are_all_nan_is_named_although_its_losses_are_finite():
+    # transformers logs the loss 0.0 where it was NaN (logging_nan_inf_filter), the rest as it is.
+    nan = {name: math.nan for name in healthy(1)[0] if "/" in name or name == "grad_norm"}
+    log = changed(lambda row: nan | {"loss": 0.0})
+    assert rules(log)[0] == "not finite"
+    assert "grad_norm is not finite at step 1 (40 such values)" in diagnose(log)[0].sentence
+
+
 def test_C1_E3_a_loss_stuck_at_ln_2_with_margin_0_is_named():
     still = {"loss": LN2, "rewards/margins": 0.0, "rewards/chosen": 0.0, "rewards/rejected": 0.0}
     frozen = still | {"grad_norm": 0.0}
@@ -156,6 +164,12 @@ def test_D1_D2_a_loss_that_follows_another_multiple_of_the_margin_is_named(setti
     assert rules(Log(noisy(10.0), settings)) == ["loss follows a larger margin"]
 
 
+@pytest.mark.parametrize("loss", [0.0, -800.0])
+def test_D1_a_loss_that_is_never_positive_follows_no_margin(loss):
+    found = rules(changed(lambda row: {"loss": loss}))
+    assert "first loss is wrong" in found and "loss follows a smaller margin" not in found
+
+
 def test_D4_a_margin_that_falls_while_the_loss_rises_is_named():
     def ascent(row):
         margin = -row["rewards/margins"]
@@ -195,6 +209,18 @@ def test_E3_a_reference_whose_scores_change_between_epochs_is_named(last):
     assert rules(epochs(-0.5, last)) == ["reference moves"]
 
 
+def test_E3_a_reference_is_watched_over_epochs_of_one_batch():
+    def overfit(drift):
+        rows = healthy()
+        for row in rows:
+            row["epoch"] = row["step"]
+            row["logps/chosen"] += drift * row["step"]
+        return Log(rows, {"beta": 0.1})
+
+    assert rules(overfit(0.0)) == []
+    assert rules(overfit(-0.5)) == ["reference moves"]
+
+
 def test_E3_rewards_and_logps_of_another_beta_are_named():
     log = epochs()
     assert rules(Log(log.rows, {"beta": 0.2})) == ["reference moves"]
@@ -232,6 +258,18 @@ def test_E4_a_reference_of_ones_own_is_no_bug():
     rows = changed(lambda row: {"rewards/chosen": 0.3, "rewards/rejected": 0.3}).rows
     assert rules(Log(rows, {"model": "a", "reference": "b"})) == []
     assert rules(Log(rows, {"model": "a", "reference": "a"})) != []
+
+
+def test_E4_a_first_loss_under_a_reference_of_ones_own_is_no_bug():
+    def nearer_to_chosen(row):
+        margin = row["rewards/margins"] + 0.4
+        return {"loss": math.log1p(math.exp(-margin)), "rewards/margins": margin,
+                "rewards/chosen": row["rewards/chosen"] + 0.4}  # fmt: skip
+
+    rows = changed(nearer_to_chosen).rows
+    assert rules(Log(rows, {"model": "a", "reference": "b"})) == []
+    for settings in ({}, {"model": "a", "reference": None}, {"model": "a", "reference": "a"}):
+        assert "first loss is wrong" in rules(Log(rows, settings))
 
 
 def test_E1_D1_a_first_loss_that_is_not_ln_2_is_named_for_losses_that_start_there():

@@ -296,6 +296,12 @@ def test_a_run_of_less_than_an_epoch_scores_only_what_it_meets(tmp_path):
     assert met.sum() == 8  # two batches of four
 
 
+def test_a_pair_longer_than_the_context_is_refused_before_the_reference_scores(tmp_path):  # L2
+    long = Pair((2,) * 20, (3,), (4,) * 20)
+    with pytest.raises(ValueError, match=r"^40 tokens in a sequence, .* set max_length to 32"):
+        make_stage(tmp_path, pairs=[*random_pairs(), long])
+
+
 def test_scores_follow_their_pairs_when_data_are_reordered_or_fewer(tmp_path):  # D9
     pairs = random_pairs()
     whole = make_stage(tmp_path, pairs)

@@ -524,6 +524,53 @@ def test_models_that_cap_or_scale_their_logits_are_refused_in_one_line(build):
     assert len(plain_logps(model, ragged(2))) == 2
 
 
+def phi3(**settings):
+    """Longrope: above 16 tokens the positions of a whole batch are others."""
+    long = [1.0 + i for i in range(4)]
+    rope = dict(rope_type="longrope", rope_theta=1e4, short_factor=[1.0] * 4, long_factor=long)
+    kind = dict(cls=transformers.Phi3ForCausalLM, config=transformers.Phi3Config)
+    special = dict(pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    rope |= dict(original_max_position_embeddings=16)
+    limits = dict(original_max_position_embeddings=16, rope_parameters=rope)
+    return llama(**kind, **special, **limits, **settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"sliding_window": 60}])  # the stream, padded rows
+def test_a9_longrope_is_refused_only_where_one_sequence_would_change_another(settings):
+    model, short, long = phi3(**settings), ragged(3, longest=6), ragged(2, seed=1)
+    long = [(prompt * 20, completion) for prompt, completion in long]
+    long = [(prompt[:20], completion) for prompt, completion in long]
+    for rows in (short, long):
+        torch.testing.assert_close(torch.cat(token_logps(model, rows)), flat(model, rows))
+    together = flat(model, [short[0], long[0]])
+    torch.testing.assert_close(together[: len(short[0][1])], flat(model, short[:1]))
+    with pytest.raises(ValueError, match="above 16 tokens the positions of this model") as refusal:
+        token_logps(model, short + long)
+    assert "\n" not in str(refusal.value)
+
+
+def flat(model, rows):
+    return torch.cat(plain_logps(model, rows))
+
+
+@pytest.mark.parametrize("width", [32, 16])  # of the embeddings; the larger is projected down
+def test_opt_whose_decoder_is_not_called_through_its_base_model_is_scored(width):
+    kind = dict(cls=transformers.OPTForCausalLM, config=transformers.OPTConfig)
+    model = llama(**kind, ffn_dim=64, dropout=0.0, word_embed_proj_dim=width)
+    rows = ragged(6)
+    torch.testing.assert_close(torch.cat(token_logps(model, rows)), flat(model, rows))
+
+
+def test_a_model_of_which_only_the_output_layer_is_trained_has_its_gradient():
+    model, pairs = llama(), pairs_of(ragged(4))
+    model.base_model.requires_grad_(False)
+    pair_logps(model, pairs).sum().backward()
+    expected, model.lm_head.weight.grad = model.lm_head.weight.grad, None
+    for _, logps in pair_logps_in_parts(model, pairs):
+        logps.sum().backward()
+    torch.testing.assert_close(model.lm_head.weight.grad, expected)
+
+
 def test_a_model_in_which_rows_leak_into_each_other_is_refused():
     """Here the norm of the whole batch is added to every hidden state."""
     model = gpt2()

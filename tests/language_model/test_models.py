@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PhimoeConfig,
+    PhimoeForCausalLM,
     PreTrainedTokenizerFast,
 )
 
@@ -135,6 +138,15 @@ def test_e1_dropout_is_off_in_another_architecture_too(tmp_path, tokenizer):
     assert equal(model(IDS).logits, model(IDS).logits)
 
 
+def test_e1_the_router_of_a_mixture_draws_no_noise(tmp_path, tokenizer):
+    small = dict(vocab_size=12, hidden_size=16, intermediate_size=16, num_attention_heads=2)
+    small |= dict(num_hidden_layers=1, num_key_value_heads=2, num_local_experts=4)
+    config = PhimoeConfig(**small, initializer_range=1.0, router_jitter_noise=0.5)
+    PhimoeForCausalLM(config).save_pretrained(tmp_path)
+    model, ids = load_policy(tmp_path, tokenizer), torch.arange(11)[None]
+    assert all(equal(model(ids).logits, model(ids).logits) for _ in range(5))
+
+
 def test_e1_the_saved_configuration_keeps_the_dropout_it_came_with(tmp_path, folder, tokenizer):
     save_policy(load_policy(folder, tokenizer), tokenizer, tmp_path / "out")
     again = load_policy(tmp_path / "out", tokenizer)
@@ -151,6 +163,13 @@ def test_the_tokenizer_of_random_weights_stands_beside_the_data(tmp_path, tokeni
         found = load_tokenizer("tiny", data)
         assert (found.get_vocab(), found.eos_token_id) == (tokenizer.get_vocab(), EOS)
     refused("'tiny' needs data", load_tokenizer, "tiny")
+
+
+def test_rows_without_a_tokenizer_beside_them_do_not_ask_the_hub_for_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").touch()
+    for data in ("rows.jsonl", "hub:rows"):
+        refused("'tiny' needs data", load_tokenizer, "tiny", data)
 
 
 def test_only_a_hub_name_asks_the_network_and_never_for_pickles(

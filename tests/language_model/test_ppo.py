@@ -437,6 +437,11 @@ def test_settings_out_of_range_are_refused_in_one_line(change, line):
     assert str(error.value) == line
 
 
+def test_completions_longer_than_the_context_are_refused_before_any_is_drawn(tokenizer):
+    with pytest.raises(ValueError, match=r"tokens in a sequence, .* set max_length to 16"):
+        make(tokenizer, max_new_tokens=16)
+
+
 def test_a_score_that_is_not_finite_is_refused(tokenizer):
     stage = make(tokenizer, scores=lambda sequences: torch.full((len(sequences),), torch.nan))
     with pytest.raises(ValueError, match="scores must be finite, got nan at"):

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from dpo_lib.language_model.logprobs import plain_logps
+from dpo_lib.language_model.logprobs import plain_logps, token_logps
 from dpo_lib.language_model.rollouts import (
     Rollouts,
     ValueModel,
@@ -178,6 +178,14 @@ def test_A10_entropies_and_log_probabilities_are_those_of_the_whole_distribution
             table = torch.cat(plain_logps(lm, pairs, temperature))
             assert_close(logps[row][t], table[token])
             assert_close(entropies[row][t], -(table.exp() * table).sum())
+
+
+def test_h2_with_the_entropy_log_probabilities_are_as_exact_under_autocast():
+    lm = model().float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got, _ = logps_and_entropies(lm, SEQUENCES, 1.0)
+        expected = token_logps(lm, SEQUENCES)  # of the same hidden states, which are rounded
+    assert_close(torch.cat(got), torch.cat(expected), rtol=0, atol=1e-5)
 
 
 def test_values_start_at_0_on_a_body_of_their_own():

@@ -124,6 +124,13 @@ def test_another_model_or_tokenizer_is_refused_by_name_K8(tmp_path):
         train(other)
 
 
+def test_a_row_longer_than_the_context_is_refused_before_the_first_step_L2(tmp_path):
+    settings = stage(tmp_path / "run").settings
+    long = [*examples(), TokenExample((1,) * 60, (2,) * 5)]
+    with pytest.raises(ValueError, match=r"^65 tokens in a sequence, .* set max_length to 64"):
+        SFT(settings, model(), tokenizer(), long)
+
+
 def test_without_steps_a_run_goes_once_through_the_data(tmp_path):
     run = train(stage(tmp_path / "run", steps=None))
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -28,7 +28,7 @@ assert group.sharded and group.count == 2
 model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=32, n_head=2, vocab_size=64))
 before = sum(p.numel() for p in model.transformer.h.parameters())
 sharding.shard(model, group.count)
-assert sum(sharding.local(p).numel() for p in model.transformer.h.parameters()) == before // 2
+assert sum(p.to_local().numel() for p in model.transformer.h.parameters()) == before // 2
 assert not sharding.is_sharded(model.lm_head.weight)
 """
 

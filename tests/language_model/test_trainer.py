@@ -338,10 +338,11 @@ def test_a_link_out_of_the_runs_folder_is_refused_M2(started, tmp_path, name):
         ({"lr": float("nan")}, "lr must be positive, got nan"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be positive, got 0.0"),
         ({"optimizer": "sgd"}, "optimizer must be rmsprop or adamw, got sgd"),
+        ({"dtype": "float16"}, "dtype must be auto, float32 or bfloat16, got float16"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(changes, message):
-    with pytest.raises(TrainingError, match=f"^{message}$"):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         Settings(**{"model": "m", "data": "d", "out": "o", "steps": 1} | changes)
 
 
