@@ -23,6 +23,12 @@ STAGES = {
     "dpo": "train a policy on preferences, equation (7)",
 }
 MODULES = {"reward": "reward_model"}  # where the module is not called like the command
+NO_MEMORY = ("out of memory", "can't allocate memory")  # on a GPU, on a CPU
+SMALLER = {
+    **dict.fromkeys(STAGES, ": try a larger --accumulate or a smaller --batch-size"),
+    "sample": ": try a smaller --n",
+    "evaluate": ": try a smaller --batch-size",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,10 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _mistake(f"{error.name} is not installed: {INSTALL}")
     except (ValueError, OSError) as error:
         return _mistake(error)
-    except RuntimeError as error:
-        if "out of memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(text in str(error) for text in NO_MEMORY):
             raise
-        return _mistake("out of memory: try a larger --accumulate or a smaller --batch-size")
+        return _mistake(f"out of memory{SMALLER.get(name, '')}")
 
 
 def _mistake(error: object) -> int:
@@ -69,6 +75,22 @@ def _overview() -> str:
         "dpo COMMAND --help lists its options.",
     ]
     return "\n".join([*head, *end])
+
+
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A flag's type: a whole number from `least` to `most`."""
+    rule = f"of at least {least}" if most is None else f"from {least} to {most}"
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least or (most is not None and number > most):
+            raise argparse.ArgumentTypeError(f"must be a whole number {rule}, got {text!r}")
+        return number
+
+    return parse
 
 
 # A command takes its name and the rest of the command line; it returns an exit code, None for 0.
@@ -173,11 +195,14 @@ def sample(name: str, arguments: list[str]) -> None:
     parser = Parser(prog="dpo sample", description="Sample completions of a prompt.")
     parser.add_argument("--model", required=True, metavar="DIR")
     parser.add_argument("--prompt", required=True, metavar="TEXT")
-    parser.add_argument("--n", type=int, default=1, metavar="N", help="completions (default: 1)")
+    parser.add_argument("--n", type=_whole(1), default=1, metavar="N", help="completions (1)")
     parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0 is greedy")
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    seeds = _whole(-(2**63), 2**64 - 1)  # what a torch.Generator takes
+    parser.add_argument("--seed", type=seeds, default=0, metavar="S")
     given = parser.parse_args(arguments)
+    if any("\ud800" <= letter <= "\udfff" for letter in given.prompt):  # a shell's stray bytes
+        raise ValueError(f"--prompt must be valid UTF-8, got {given.prompt!r}")
     import torch
 
     from dpo_lib.language_model.data import tokenize_prompts
@@ -208,7 +233,9 @@ def evaluate(name: str, arguments: list[str]) -> None:
     parser.add_argument(
         "--reward", default="true", metavar="DIR", help="a reward model, or true (default)"
     )
-    parser.add_argument("--prompts", type=int, metavar="N", help="use the first N (default: all)")
+    parser.add_argument(
+        "--prompts", type=_whole(2), metavar="N", help="use the first N (default: all)"
+    )
     parser.add_argument("--samples", type=int, default=4, metavar="N", help="for each prompt (4)")
     parser.add_argument("--best-of", type=int, default=1, metavar="N", help="of the reference")
     parser.add_argument("--temperature", type=float, nargs="+", default=[1.0], metavar="T")
@@ -221,17 +248,24 @@ def evaluate(name: str, arguments: list[str]) -> None:
     from dpo_lib.language_model.data import read_prompts, tokenize_prompts
     from dpo_lib.language_model.ppo import load_judge, world_score
 
+    if given.out is not None:
+        evaluate.check_out(given.out)  # before hours of sampling, not after
     reference, tokenizer = _load(given.reference)
-    policies = {folder: _load(folder)[0] for folder in given.model}
+    policies = {folder: _load(folder, tokenizer)[0] for folder in given.model}
     if given.reward == "true":
         score = world_score(tokenizer)
     else:
         score = load_judge(given.reward, tokenizer).to(reference.device).score
-    texts, _ = read_prompts(_held_out(given.data), tokenizer)
+    texts, rows = read_prompts(_held_out(given.data), tokenizer)
+    wanted = len(texts) if given.prompts is None else given.prompts
+    for number in range(wanted, len(texts)):
+        rows.drop(f"beyond --prompts {wanted}", f"prompt {number + 1}")
+    prompts = tokenize_prompts(texts[:wanted], tokenizer, given.max_length, rows)
+    print(*rows.lines(), sep="\n", file=sys.stderr)
     report = evaluate.evaluate(
         policies,
         reference,
-        tokenize_prompts(texts[: given.prompts], tokenizer, given.max_length),
+        prompts,
         score,
         tokenizer.eos_token_id,
         temperatures=given.temperature,
@@ -243,7 +277,7 @@ def evaluate(name: str, arguments: list[str]) -> None:
     )
     report = {"settings": vars(given)} | report
     print("\n".join(evaluate.lines(report)))
-    if given.out:
+    if given.out is not None:
         print(*evaluate.write(report, given.out))
 
 
@@ -252,11 +286,15 @@ def _held_out(data: str) -> Path | str:
     return next(iter(sorted(Path(data).glob("test_prompts.jsonl*"))), data)
 
 
-def _load(folder: str):
-    """A trained policy on its device, and its tokenizer."""
+def _load(folder: str, reads=None):
+    """A trained policy on its device, and its tokenizer; `reads` is the one that it must have."""
     from dpo_lib.language_model.models import load_policy, load_tokenizer, pick_device
 
     tokenizer = load_tokenizer(folder)
+    if reads is not None and (
+        tokenizer.get_vocab() != reads.get_vocab() or tokenizer.eos_token_id != reads.eos_token_id
+    ):
+        raise ValueError(f"model {folder}: its tokenizer is not the reference's")
     return load_policy(folder, tokenizer).to(pick_device()).eval(), tokenizer
 
 

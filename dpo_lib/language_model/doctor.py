@@ -88,7 +88,7 @@ def loss_is_summed(log: Log) -> str | None:
     loss, wanted = log.start("loss"), log.loss_at(0.0, 0.0)
     if not log.is_dpo or loss is None or not wanted or not math.isfinite(loss):
         return None
-    if _not_zero_at_the_start(log):
+    if _has_its_own_reference(log) or _not_zero_at_the_start(log):
         return None
     times = round(loss / wanted)
     if times >= 2 and abs(loss - times * wanted) < ROUNDING * times:

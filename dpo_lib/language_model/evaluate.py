@@ -8,6 +8,7 @@ standard error is that of the mean over prompts.
 import itertools
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor
 
 from dpo_lib._checks import check_same_shape
+from dpo_lib.language_model.checkpoint import TEMPORARY
 from dpo_lib.language_model.logprobs import token_logps
-from dpo_lib.language_model.sampling import generate
+from dpo_lib.language_model.sampling import check, generate
 from dpo_lib.language_model.trainer import derive_seed
 
 Tokens = tuple[int, ...]
@@ -132,6 +134,7 @@ def sample(
     """Draw `samples` completions for each prompt and score them."""
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
+    check(model, prompts, max_new_tokens, temperature, eos)  # names a prompt by its own number
     repeated = [tuple(prompt) for prompt in prompts for _ in range(samples)]
     generator = torch.Generator().manual_seed(seed)
     completions = generate(model, repeated, max_new_tokens, temperature, generator, eos, batch_size)
@@ -301,21 +304,52 @@ def _bars(rows: list[dict], key: str) -> list[float]:
     return [1.96 * row[key]["standard_error"] for row in rows]
 
 
-def write(report: dict, path: str | Path) -> list[Path]:
-    """Write the report as JSON to `path` and its plot beside it as .svg; return both paths."""
+def check_out(path: str | Path) -> list[Path]:
+    """The paths of a report and of its plot, in a folder that is made if it is not there.
+
+    Raises:
+        ValueError, OSError: they cannot be written there.
+    """
     path = Path(path)
     if path.suffix == ".svg":
         raise ValueError(f"out must not end in .svg (the plot is written beside it), got {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A device is no file either: renamed onto, /dev/null would be gone.
+    if path.exists() and not path.is_file():
+        raise ValueError(f"out must be a file, got {path}")
     picture = path.with_suffix(".svg")
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    if picture.exists() and not picture.is_file():
+        raise ValueError(f"out has its plot beside it, but {picture} is no file: got {path}")
+    return [path, picture]
+
+
+def write(report: dict, path: str | Path) -> list[Path]:
+    """Write the report as JSON to `path` and its plot beside it as .svg; return both paths.
+
+    Whole or not at all: what was there stays until both are on the disk under other names.
+    """
+    files = check_out(path)
+    scratches = [file.with_name(f"{TEMPORARY}{file.name}") for file in files]
+    texts = [json.dumps(report, indent=1), _markup(report)]
+    try:
+        for scratch, text in zip(scratches, texts, strict=True):
+            scratch.write_text(text + "\n", encoding="utf-8")
+        for scratch, file in zip(scratches, files, strict=True):
+            os.replace(scratch, file)
+    finally:
+        for scratch in scratches:
+            scratch.unlink(missing_ok=True)
+    return files
+
+
+def _markup(report: dict) -> str:
+    """The plot as a file of its own."""
     # An image file has no page around it to take its colour from; this grey reads on both themes.
     namespace = '<svg xmlns="http://www.w3.org/2000/svg" '
     markup = draw_plot(report).replace("currentColor", "#848484")
     if "xmlns=" not in markup[: markup.index(">")]:
         markup = markup.replace("<svg ", namespace, 1)
-    picture.write_text(markup + "\n")
-    return [path, picture]
+    return markup
 
 
 def _summary(drawn: Samples) -> dict:

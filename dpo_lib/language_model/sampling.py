@@ -50,9 +50,10 @@ def generate(
 
     Raises:
         ValueError: for a prompt that does not fit the model's positions or is empty without an
-            eos, for settings out of range, and when the model's logits are not finite.
+            eos (prompts count from 1), for settings out of range, for a model without a cache of
+            keys and values, and when the model's logits are not finite.
     """
-    _check(model, prompts, max_new_tokens, temperature, eos)
+    check(model, prompts, max_new_tokens, temperature, eos)
     check_positive("batch_size", batch_size)
     starts = [tuple(prompt) or (eos,) for prompt in prompts]
     uniforms = torch.zeros(len(starts), max_new_tokens, dtype=torch.float64)
@@ -125,7 +126,9 @@ def _generate_batch(
             use_cache=True,
             logits_to_keep=1,
         )
-        cache = output.past_key_values
+        cache = getattr(output, "past_key_values", None)
+        if cache is None:  # Mamba's state has another name, and cannot drop rows that have ended
+            raise ValueError(f"{type(model).__name__} returns no past_key_values to sample with")
         tokens = choose(output.logits[:, -1], uniforms[:, step], temperature)
         for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
             completions[row].append(token)
@@ -154,17 +157,18 @@ def _left_padded(prompts: list[Tokens]) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def _check(model, prompts, max_new_tokens: int, temperature: float, eos: int | None) -> None:
+def check(model, prompts, max_new_tokens: int, temperature: float, eos: int | None) -> None:
+    """Raise the ValueErrors of `generate` that need no drawing."""
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     if not (math.isfinite(temperature) and temperature >= 0):
         raise ValueError(f"temperature must be finite and at least 0, got {temperature}")
     room = getattr(model.config, "max_position_embeddings", None)
-    for place, prompt in enumerate(prompts):
+    for number, prompt in enumerate(prompts, start=1):
         if not len(prompt) and eos is None:
-            raise ValueError(f"prompt {place} is empty and eos is None: nothing to start from")
+            raise ValueError(f"prompt {number} is empty and eos is None: nothing to start from")
         if room is not None and max(len(prompt), 1) + max_new_tokens - 1 > room:
             raise ValueError(
-                f"prompt {place} has {len(prompt)} tokens: with max_new_tokens={max_new_tokens} "
+                f"prompt {number} has {len(prompt)} tokens: with max_new_tokens={max_new_tokens} "
                 f"they exceed the model's {room} positions"
             )

@@ -1,6 +1,7 @@
 """The command line: every mistake is one line and exit code 2; settings come out as given."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -52,6 +53,10 @@ def mistake(capsys, *arguments):
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert err.startswith("dpo: ")
     return err[len("dpo: ") : -1]
+
+
+SAMPLE = ["sample", "--model", "no/such", "--prompt"]
+EVALUATE = ["evaluate", "--model", "no/such", "--reference", "no/such", "--data", "no/such"]
 
 
 def test_flags_are_the_fields_of_the_settings():
@@ -131,6 +136,18 @@ def test_a_wrong_flag_is_named_with_its_value(arguments, message):
         (["dpo", "--model", "tiny"], "missing: --data, --out (see dpo dpo --help)"),
         (["dpo", "--config", "no/such.toml"], "no/such.toml"),
         (["sample", "--model", "no/such", "--prompt", "Hi"], "no/such"),
+        ([*SAMPLE, "Hi", "--n", 0], "--n: must be a whole number of at least 1, got '0'"),
+        ([*SAMPLE, "Hi", "--n", -1], "--n: must be a whole number of at least 1, got '-1'"),
+        ([*SAMPLE, "Hi", "--seed", 2**64], f"{2**64 - 1}, got '{2**64}'"),
+        ([*SAMPLE, "Hi", "--seed", 2**64], "argument --seed: must be a whole number from"),
+        ([*SAMPLE, "a\udcffb"], "--prompt must be valid UTF-8, got 'a\\udcffb'"),
+        ([*EVALUATE, "--prompts", 0], "--prompts: must be a whole number of at least 2, got '0'"),
+        ([*EVALUATE, "--prompts", -3], "--prompts: must be a whole number of at least 2, got '-3'"),
+        ([*EVALUATE, "--prompts", "all"], "a whole number of at least 2, got 'all'"),
+        ([*EVALUATE, "--out", "."], "out must be a file, got ."),
+        ([*EVALUATE, "--out", "/dev/null"], "out must be a file, got /dev/null"),
+        ([*EVALUATE, "--out", "a.svg"], "out must not end in .svg"),
+        ([*EVALUATE, "--out", "/dev/null/a.json"], "/dev/null"),
     ],
 )
 def test_every_mistake_is_one_line_and_exit_code_2(
@@ -153,8 +170,13 @@ def test_too_little_memory_is_a_line_and_a_bug_is_not(capsys, monkeypatch):
     def command(name, rest):
         raise RuntimeError(rest[0])
 
-    monkeypatch.setitem(cli.COMMANDS, "world", ("", command))
-    assert "--accumulate" in mistake(capsys, "world", "CUDA out of memory. Tried to allocate")
+    for name in ("sft", "evaluate", "sample", "world"):
+        monkeypatch.setitem(cli.COMMANDS, name, ("", command))
+    assert "--accumulate" in mistake(capsys, "sft", "CUDA out of memory. Tried to allocate")
+    on_a_cpu = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+    assert mistake(capsys, "evaluate", on_a_cpu) == "out of memory: try a smaller --batch-size"
+    assert mistake(capsys, "sample", on_a_cpu) == "out of memory: try a smaller --n"
+    assert mistake(capsys, "world", on_a_cpu) == "out of memory"
     with pytest.raises(RuntimeError, match="shapes"):
         cli.main(["world", "shapes"])
 
@@ -262,6 +284,36 @@ def test_evaluate_of_the_reference_itself_has_kl_0_and_writes_json_and_svg(capsy
     (point,) = json.loads(out.read_text())["policies"]
     assert (point["kl"]["mean"], point["kl"]["standard_error"]) == (0, 0)
     assert out.with_suffix(".svg").read_text().startswith("<svg")
+
+
+def test_evaluate_refuses_a_policy_that_reads_other_tokens_or_another_end(capsys, folder, tmp_path):
+    reference = folder / "sft/model"
+    tokenizer = json.loads((reference / "tokenizer.json").read_text())
+    words, settings = tokenizer["model"]["vocab"], reference / "tokenizer_config.json"
+    first, second = list(words)[-2:]
+    swapped = words | {first: words[second], second: words[first]}
+    other = tokenizer | {"model": tokenizer["model"] | {"vocab": swapped}}
+    end = json.loads(settings.read_text()) | {"eos_token": list(words)[5]}
+    for name, content in (("tokenizer.json", other), ("tokenizer_config.json", end)):
+        policy = shutil.copytree(reference, tmp_path / name)
+        (policy / name).write_text(json.dumps(content))
+        command = ["evaluate", "--model", policy, "--reference", reference, "--data", folder]
+        assert mistake(capsys, *command) == f"model {policy}: its tokenizer is not the reference's"
+
+
+def test_evaluate_says_what_became_of_the_prompts(capsys, folder, tmp_path):
+    model, data = folder / "sft/model", tmp_path / "prompts.jsonl"
+    prompts = ["I saw it", "It was a long film and I did not like the end of it", "Bad", "Good"]
+    data.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    command = ["evaluate", "--model", model, "--reference", model, "--data", data]
+    options = ["--prompts", 3, "--max-length", 10, "--samples", 1, "--max-new-tokens", 2]
+    code, out, err = run(capsys, *command, *options)
+    assert code == 0 and out.startswith("policy")
+    assert err.splitlines() == [
+        "4 rows, 3 used",
+        "dropped 1: beyond --prompts 3 (prompt 4)",
+        "shortened 1: prompt cut from the left (prompt 2)",
+    ]
 
 
 def test_doctor_finds_nothing_in_a_fresh_run_and_something_in_a_sick_one(capsys, folder, tmp_path):

@@ -1,8 +1,10 @@
 """Sampled estimates against the exact values of language models small enough to enumerate."""
 
+import errno
 import json
 import math
 from itertools import combinations, product
+from pathlib import Path
 
 import pytest
 import torch
@@ -246,6 +248,30 @@ def test_a_report_is_written_as_strict_json_with_a_drawing_beside_it(tmp_path):
     assert "sampling temperature" not in ev.draw_plot(report)
     head, reference, *_ = ev.lines(report)
     assert head.startswith("policy") and reference.startswith("reference")
+
+
+def test_a_full_disk_leaves_the_older_report_and_plot_and_nothing_else(tmp_path, monkeypatch):
+    report = ev.evaluate({}, REFERENCE, [PROMPT, OTHER], score, EOS, max_new_tokens=LONGEST)
+    path, whole = tmp_path / "points.json", Path.write_text
+    ev.write(report, path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(self, text, **options):
+        if self.suffix == ".svg":
+            whole(self, text[:10], **options)
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        return whole(self, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        ev.write(report | {"settings": "other"}, path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert before.keys() == {"points.json", "points.svg"}
+
+
+def test_a_prompt_without_room_is_named_by_its_number_among_the_prompts():
+    with pytest.raises(ValueError, match=r"^prompt 2 has 16 tokens"):
+        draw(prompts=[PROMPT, (1,) * 16], samples=3)
 
 
 @pytest.mark.parametrize(

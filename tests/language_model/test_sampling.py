@@ -5,7 +5,14 @@ import math
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+)
 
 from dpo_lib.language_model.logprobs import plain_logps, token_logps
 from dpo_lib.language_model.sampling import choose, generate
@@ -190,7 +197,7 @@ def test_dropout_is_off_while_it_draws_and_the_mode_is_restored():  # E1, J6
 def test_a_completion_may_fill_the_models_positions_and_no_more():
     model, prompt = gpt2(), (1,) * 23  # 32 positions; the last token is never fed back
     assert len(draw(model, [prompt, (2,)], n=10)[0]) == 10
-    with pytest.raises(ValueError, match=r"^prompt 1 has 24 tokens.*exceed.*32 positions$"):
+    with pytest.raises(ValueError, match=r"^prompt 2 has 24 tokens.*exceed.*32 positions$"):
         draw(model, [(2,), (1,) * 24], n=10)
 
 
@@ -255,13 +262,19 @@ def test_logits_that_are_not_finite_are_refused_in_one_line(bad, temperature):
         ("temperature", dict(temperature=math.nan)),
         ("temperature", dict(temperature=math.inf)),
         ("batch_size", dict(batch_size=0)),
-        ("prompt 1", dict(prompts=[(1,), ()])),
+        ("prompt 2", dict(prompts=[(1,), ()])),
     ],
 )
 def test_a_setting_out_of_range_is_named_in_one_line(name, settings):
     with pytest.raises(ValueError, match=f"^{name} .*$") as error:
         draw(gpt2(), **settings)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_without_keys_and_values_is_refused_in_one_line_that_names_it():
+    model = MambaForCausalLM(MambaConfig(vocab_size=13, hidden_size=8, num_hidden_layers=1))
+    with pytest.raises(ValueError, match=r"^MambaForCausalLM returns no past_key_values.*$"):
+        draw(model)
 
 
 def test_plain_and_fast_log_probabilities_agree_on_what_was_drawn():  # J3
