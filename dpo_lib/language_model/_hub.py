@@ -41,6 +41,8 @@ def find_folder(name: str | Path) -> Path:
     path = Path(name).expanduser()
     for folder in (path, _hidden(path, "old") if path.name else path):
         if folder.is_dir():
+            if (folder / "model/config.json").is_file() and not (folder / "config.json").is_file():
+                raise ModelError(f"{name}: the folder of a run; its model is {folder / 'model'}")
             return folder
     if not _HUB_NAME.fullmatch(str(name)) or Path(path.parts[0]).exists():
         raise ModelError(f"{name}: no such folder")

@@ -124,7 +124,7 @@ def _open(file: Path) -> BinaryIO:
 def _hub_rows(address: str) -> Iterator[tuple[str, dict]]:
     name, _, split = address.removeprefix("hub:").partition(":")
     try:
-        rows = _hub_data(name, split or "train")
+        rows = _hub_data(name, split)
         for number, row in enumerate(rows, start=1):
             yield f"{address}:{number}", row
     except Exception as error:  # each format and each transport raises kinds of its own
@@ -137,7 +137,9 @@ def _hub_data(name: str, split: str):
     from datasets import load_dataset, load_from_disk
 
     if (Path(name) / "dataset_dict.json").is_file():
-        return load_from_disk(name)[split]
+        return load_from_disk(name)[split or "train"]
     if (Path(name) / "state.json").is_file():
+        if split:
+            raise ValueError(f"the folder is of one split: leave :{split} out")
         return load_from_disk(name)
-    return load_dataset(name, split=split)
+    return load_dataset(name, split=split or "train")

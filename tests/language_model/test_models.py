@@ -224,6 +224,12 @@ def test_what_cannot_be_a_model_is_refused_in_one_line(tmp_path, folder, tokeniz
     refused("config.json", load_policy, folder, tokenizer)
 
 
+def test_the_folder_of_a_run_is_refused_and_its_model_named(tmp_path, model, tokenizer):
+    save_policy(model, tokenizer, tmp_path / "run/model")
+    for load in (load_tokenizer, lambda name: load_policy(name, tokenizer)):
+        refused(f"its model is {tmp_path / 'run/model'}", load, tmp_path / "run")
+
+
 def test_a_tokenizer_with_more_words_than_the_model_is_refused(folder, tokenizer):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["l"])

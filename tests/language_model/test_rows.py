@@ -37,7 +37,7 @@ def test_a_hub_data_set_is_read_like_a_file(tmp_path, monkeypatch):
         (row,), report = data.read_preferences(f"hub:{tmp_path}/{address}")
         assert row.prompt == "\n\nHuman: a\n\nAssistant:" and row.place.endswith(":1")
         assert (report.rows, report.used) == (2, 1)
-    for address in ("many:train", "parquet:none"):
+    for address in ("many:train", "one:test", "parquet:none"):
         with pytest.raises(DataError, match=f"^hub:{tmp_path}/{address}: .+"):
             data.read_preferences(f"hub:{tmp_path}/{address}")
 
