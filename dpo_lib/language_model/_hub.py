@@ -103,7 +103,7 @@ def build(make: Callable, config: PretrainedConfig, seed: int = 0):
 
     The configuration's own dropout is kept aside, for `config_to_save`.
     """
-    dropout = {key: p for key, p in vars(config).items() if _is_dropout(key, p)}
+    dropout = {key: p for key, p in vars(config).items() if _is_noise(key, p)}
     for key in dropout:
         setattr(config, key, 0.0)
     with torch.random.fork_rng(devices=[]), quiet():
@@ -205,7 +205,7 @@ def _force_to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def _is_dropout(key: str, value) -> bool:
+def _is_noise(key: str, value) -> bool:
     noise = "drop" in key or "jitter" in key  # jitter: a mixture's router, while it trains
     return noise and isinstance(value, int | float) and not isinstance(value, bool)
 

@@ -91,7 +91,7 @@ def stream_attention(
     """
     beyond = [name for name in BEYOND_CAUSAL if asked.get(name) is not None]
     if stream is None or beyond:
-        raise NotImplementedError(f"the stream has no {beyond or 'layout in this model'}")
+        raise TypeError(f"the stream has no {beyond or 'layout in this model'}")
     if dropout:
         raise ValueError(f"attention dropout must be 0 while scoring, got {dropout}")
     if (repeats := query.shape[1] // key.shape[1]) > 1:  # grouped-query attention
@@ -214,7 +214,7 @@ def _agrees(model: PreTrainedModel, layout: Callable) -> bool:
     with scoring(model):
         try:
             together = layout(model, sequences)
-        except (NotImplementedError, TypeError):  # an argument this architecture does not have
+        except TypeError:  # an argument that this architecture or the stream does not have
             return False
         alone = torch.cat([_alone(model, *sequence) for sequence in sequences])
     if not alone.isfinite().all():

@@ -260,13 +260,14 @@ def test_E4_a_reference_of_ones_own_is_no_bug():
     assert rules(Log(rows, {"model": "a", "reference": "a"})) != []
 
 
-def test_E4_a_first_loss_under_a_reference_of_ones_own_is_no_bug():
-    def nearer_to_chosen(row):
-        margin = row["rewards/margins"] + 0.4
+@pytest.mark.parametrize("shift", [0.4, -math.log(3)])  # the loss of the second is 2 ln 2
+def test_E4_a_first_loss_under_a_reference_of_ones_own_is_no_bug(shift):
+    def further_apart(row):
+        margin = row["rewards/margins"] + shift
         return {"loss": math.log1p(math.exp(-margin)), "rewards/margins": margin,
-                "rewards/chosen": row["rewards/chosen"] + 0.4}  # fmt: skip
+                "rewards/rejected": row["rewards/rejected"] - shift}  # fmt: skip
 
-    rows = changed(nearer_to_chosen).rows
+    rows = changed(further_apart).rows
     assert rules(Log(rows, {"model": "a", "reference": "b"})) == []
     for settings in ({}, {"model": "a", "reference": None}, {"model": "a", "reference": "a"}):
         assert "first loss is wrong" in rules(Log(rows, settings))
