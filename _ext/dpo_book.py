@@ -1,6 +1,7 @@
 """What the book needs from Sphinx beyond its configuration.
 
-- the repository buttons point to the repository that is being built, also in a fork;
+- the repository buttons point to the repository that is being built, also in a fork, and are
+  left out where it has no address;
 - a change in dpo_lib or in the requirements executes the chapters again;
 - every build reads every page, so that a warning comes back until its cause is gone;
 - mathematics is typeset by a local MathJax, and no page asks another machine for anything.
@@ -9,37 +10,19 @@
 import hashlib
 import importlib.util
 import os
-import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable
 from functools import partialmethod
 from pathlib import Path
 
+from address import repository_url
 from nbclient import NotebookClient
 
 # A line that a busy kernel sends in two pieces stays one line on the page.
 NotebookClient.__init__ = partialmethod(NotebookClient.__init__, coalesce_streams=True)
 
 MATHJAX = ["tex-svg.js", "a11y", "sre/mathmaps/base.json", "sre/mathmaps/en.json"]
-
-
-def github_url(address: str) -> str | None:
-    """The https address of a GitHub repository, without any token; None for any other address."""
-    match = re.search(r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$", address.strip())
-    return f"https://github.com/{match[1]}" if match else None
-
-
-def repository_url(root: Path) -> str | None:
-    """Address of the GitHub repository that the tree at root belongs to, or None."""
-    if slug := os.environ.get("GITHUB_REPOSITORY"):  # set by GitHub Actions
-        return f"https://github.com/{slug}"
-    command = ["git", "-C", str(root), "remote", "get-url", "origin"]
-    try:
-        return github_url(subprocess.run(command, capture_output=True, text=True).stdout)
-    except FileNotFoundError:  # no git
-        return None
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
@@ -59,10 +42,14 @@ def configure(app, config):
     sources = [*(root / "dpo_lib").rglob("*.py"), root / "requirements.txt"]
     config.nb_execution_cache_path = str(root / "_build/.jupyter_cache" / fingerprint(sources))
 
-    if url := repository_url(root):
-        config.html_theme_options["repository_url"] = url
+    theme = config.html_theme_options
+    theme["repository_url"] = url = repository_url(root) or theme.get("repository_url", "")
+    for button in ("repository", "issues", "edit_page"):
+        theme[f"use_{button}_button"] = bool(url)
+    if not url:
+        theme.pop("launch_buttons", None)
     if os.environ.get("GITHUB_REF_TYPE") == "branch":
-        config.html_theme_options["repository_branch"] = os.environ["GITHUB_REF_NAME"]
+        theme["repository_branch"] = os.environ["GITHUB_REF_NAME"]
 
 
 def pages_to_read(app, env, added, changed, removed):
