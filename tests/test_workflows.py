@@ -10,6 +10,7 @@ import sys
 import pytest
 import yaml
 from conftest import ROOT
+from test_address import copy_tree
 
 PATHS = sorted(ROOT.glob(".github/workflows/*.yml"))
 WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in PATHS}
@@ -122,6 +123,40 @@ def test_what_is_published_has_passed_the_tests_as_the_same_commit():
     assert (jobs["build"]["needs"], jobs["pypi"]["needs"], jobs["github"]["needs"]) == (
         "test", "build", "build",
     )  # fmt: skip
+
+
+def test_the_bot_commits_the_address_once_and_names_the_commit(tmp_path):
+    def git(*words, at=tmp_path / "clone"):
+        return subprocess.check_output(["git", "-C", at, *words], text=True).strip()
+
+    copy_tree(tmp_path / "clone")
+    git("init", "--quiet", "--initial-branch", "main")
+    git("add", "--all")
+    git("-c", "user.name=me", "-c", "user.email=me@example.org", "commit", "--quiet", "-m", "Mine")
+    git("clone", "--quiet", "--bare", ".", "../home.git")
+    git("remote", "add", "origin", "../home.git")
+    git("push", "--quiet", "--set-upstream", "origin", "main")
+    output = tmp_path / "output"
+    given = {"GITHUB_REPOSITORY": "reader/fork", "GITHUB_REF_NAME": "main"}
+    runs = [step["run"] for step in steps("book", "address") if "run" in step]
+    said = []
+    for _ in range(2):
+        for run in runs:
+            subprocess.run(
+                ["bash", "-e", "-o", "pipefail", "-c", run],
+                cwd=tmp_path / "clone",
+                env=os.environ | given | {"GITHUB_OUTPUT": str(output)},
+                check=True,
+                capture_output=True,
+            )
+        said.append(git("rev-parse", "main", at=tmp_path / "home.git"))
+    assert output.read_text() == f"commit={said[0]}\ncommit={said[1]}\n"
+    assert said[0] == said[1], "nothing is left for the second run"
+    assert git("log", "--format=%an: %s").splitlines() == [
+        "github-actions[bot]: The address of this repository",
+        "me: Mine",
+    ]
+    assert git("status", "--porcelain") == ""
 
 
 @pytest.mark.parametrize("workflow", ["book", "release"])
