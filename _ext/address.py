@@ -25,3 +25,14 @@ def repository_url(root: Path) -> str | None:
         return github_url(subprocess.run(command, capture_output=True, text=True).stdout)
     except FileNotFoundError:  # no git
         return None
+
+
+def point_buttons(theme: dict, root: Path) -> None:
+    """Set the theme's buttons; without an address there are none that would lead nowhere."""
+    theme["repository_url"] = url = repository_url(root) or theme.get("repository_url", "")
+    for button in ("repository", "issues", "edit_page"):
+        theme[f"use_{button}_button"] = bool(url)
+    if not url:
+        theme.pop("launch_buttons", None)
+    if os.environ.get("GITHUB_REF_TYPE") == "branch":
+        theme["repository_branch"] = os.environ["GITHUB_REF_NAME"]

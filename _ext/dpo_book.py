@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from functools import partialmethod
 from pathlib import Path
 
-from address import repository_url
+from address import point_buttons
 from nbclient import NotebookClient
 
 # A line that a busy kernel sends in two pieces stays one line on the page.
@@ -42,14 +42,7 @@ def configure(app, config):
     sources = [*(root / "dpo_lib").rglob("*.py"), root / "requirements.txt"]
     config.nb_execution_cache_path = str(root / "_build/.jupyter_cache" / fingerprint(sources))
 
-    theme = config.html_theme_options
-    theme["repository_url"] = url = repository_url(root) or theme.get("repository_url", "")
-    for button in ("repository", "issues", "edit_page"):
-        theme[f"use_{button}_button"] = bool(url)
-    if not url:
-        theme.pop("launch_buttons", None)
-    if os.environ.get("GITHUB_REF_TYPE") == "branch":
-        theme["repository_branch"] = os.environ["GITHUB_REF_NAME"]
+    point_buttons(config.html_theme_options, root)
 
 
 def pages_to_read(app, env, added, changed, removed):

@@ -100,7 +100,7 @@ def test_a_book_without_an_address_has_no_dead_link_and_no_button_that_needs_one
     text = markup(html)
     assert "github.com" not in "".join(outside_links(html))
     assert re.findall(BUTTONS, text) == []
-    assert "OWNER" not in text
+    assert "OWNER" not in re.sub(r"<[^>]*>", "", text)
     for kept in ("btn-download-source-button", "btn-fullscreen-button"):
         assert kept in text, kept
 
@@ -123,14 +123,15 @@ def test_a_book_with_a_remote_has_buttons_to_it_alone(tmp_path, written):
         "https://colab.research.google.com/github/reader/fork/blob/main/book/page.ipynb",
     }
     assert len(set(re.findall(BUTTONS, text))) == 8, "the other test would not see them"
-    assert ("fork/archive/refs/heads/main.zip" in text) == written
-    assert "OWNER" not in text
+    code = re.sub(r"<[^>]*>", "", text)  # colours cut an address into pieces
+    assert ("fork/archive/refs/heads/main.zip" in code) == written
+    assert "OWNER" not in code
 
 
 def test_no_page_of_the_book_has_a_dead_link(built_book):
     assert dead_links(built_book) == []
     text = markup(built_book)
-    assert "OWNER/REPO" not in text
+    assert "OWNER" not in re.sub(r"<[^>]*>", "", text)
     url = repository_url(ROOT) or URL
     if not url:
         assert re.findall(BUTTONS, text) == []
