@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TORCH ?=  # "cpu": without CUDA
 
-.PHONY: book build test format bench colab newest lock fork environment clean
+.PHONY: book build test unit format bench colab newest lock fork environment clean
 
 book: environment  ## build the book and serve it
 	@$(BIN)/python scripts/build.py --serve
@@ -15,6 +15,10 @@ test: environment  ## everything that must hold
 	$(BIN)/ruff format --check
 	@$(BIN)/python scripts/build.py --strict
 	$(BIN)/pytest -n auto --dist loadgroup
+
+unit: environment  ## the tests that need no built book
+	$(BIN)/pytest -n auto --dist loadgroup --ignore tests/test_build.py --ignore tests/test_links.py \
+		--ignore tests/test_pages.py --ignore tests/test_solutions.py
 
 format: environment
 	$(BIN)/ruff check --fix
@@ -35,8 +39,8 @@ newest: environment  ## try the newest version of everything
 lock:  ## renew requirements.lock
 	@$(PYTHON) scripts/lock.py
 
-fork: environment  ## point every link to this repository's own address
-	$(BIN)/python scripts/repository.py
+fork:  ## write this repository's own address wherever it stands
+	@$(PYTHON) scripts/repository.py
 
 environment:
 	@$(PYTHON) scripts/environment.py --torch "$(strip $(TORCH))"

@@ -1,19 +1,18 @@
 """What the book needs from Sphinx beyond its configuration.
 
-- the repository buttons point to the repository that is being built, also in a fork;
+- the repository buttons point to the repository that is being built, also in a fork, and are
+  left out where it has no address;
 - chapters are executed side by side, and again only when what they depend on changes;
 - after a build with a warning every page is read again, until its cause is gone;
 - mathematics is typeset by a local MathJax, and no page asks another machine for anything.
 """
 
 import importlib.util
-import os
-import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+from address import point_buttons
 from execution import ChapterFailed, Chapters, execute_all, prepare
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
@@ -23,31 +22,11 @@ LOG = logging.getLogger(__name__)
 MATHJAX = ["tex-svg.js", "a11y", "sre/mathmaps/base.json", "sre/mathmaps/en.json"]
 
 
-def github_url(address: str) -> str | None:
-    """The https address of a GitHub repository, without any token; None for any other address."""
-    match = re.search(r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$", address.strip())
-    return f"https://github.com/{match[1]}" if match else None
-
-
-def repository_url(root: Path) -> str | None:
-    """Address of the GitHub repository that the tree at root belongs to, or None."""
-    if slug := os.environ.get("GITHUB_REPOSITORY"):  # set by GitHub Actions
-        return f"https://github.com/{slug}"
-    command = ["git", "-C", str(root), "remote", "get-url", "origin"]
-    try:
-        return github_url(subprocess.run(command, capture_output=True, text=True).stdout)
-    except FileNotFoundError:  # no git
-        return None
-
-
 def configure(app, config):
     root = Path(app.confdir)
     sys.path.insert(0, str(root))  # autodoc imports dpo_lib here, the kernels through PYTHONPATH
     prepare(root)
-    if url := repository_url(root):
-        config.html_theme_options["repository_url"] = url
-    if os.environ.get("GITHUB_REF_TYPE") == "branch":
-        config.html_theme_options["repository_branch"] = os.environ["GITHUB_REF_NAME"]
+    point_buttons(config.html_theme_options, root)
 
 
 def execute(app):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from address import repository_url
 from conftest import NOTEBOOKS, ROOT, URL, build, build_or_fail
-from dpo_book import repository_url
 from execution import Chapters
 
 

@@ -4,6 +4,6 @@ Modules, each importing only those before it: `rows`, `shapes` and `data` (from 
 `reviews` (a built-in world with a known reward), `models`, `layouts` and `logprobs`, `sharding`,
 `checkpoint`, `run_folder`, `processes`, `progress` and `trainer`, `sampling`, one stage each in
 `sft`, `reward_model`, `dpo` and `ppo` (with `rollouts`), then `evaluate`, `training_log`, `doctor`
-and `bugs` to test it on. The losses are those of `dpo_lib.losses`. Needs the extra:
-pip install "dpo-lib[language-model]".
+and `bugs` to test it on. The losses are those of `dpo_lib.losses`. Needs the
+packages of the extra `language-model`.
 """
