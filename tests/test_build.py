@@ -54,7 +54,7 @@ def test_a_broken_docstring_fails_every_build_until_it_is_mended(tmp_path):
     library = tmp_path / "dpo_lib/__init__.py"
     for text, passes in [("Fine.", True), (":func:`nowhere`", False), (":func:`nowhere`", False)]:
         library.write_text(f'"""{text}"""\n')
-        result = build(tmp_path)
+        result = build(tmp_path, "--strict")
         assert (result.returncode == 0) == passes, result.stdout[-2000:]
     library.write_text('"""Mended."""\n')
     assert "Mended." in (build_or_fail(tmp_path) / "book/api.html").read_text()
