@@ -45,7 +45,6 @@ import transformers  # noqa: E402
 from torch.nn.utils import clip_grad_norm_  # noqa: E402
 
 sys.path.insert(0, str(ROOT))
-from dpo_lib.language_model._hub import fuse_activations  # noqa: E402
 from dpo_lib.language_model.logprobs import (  # noqa: E402
     pair_logps,
     pair_logps_in_parts,
@@ -97,12 +96,13 @@ def real_tokens(pairs) -> int:
     return sum(2 * len(p.prompt) + len(p.chosen) + len(p.rejected) for p in pairs)
 
 
-def random_model(config: str) -> transformers.PreTrainedModel:
+def random_model(config: str, activation: str = "gelu_new") -> transformers.PreTrainedModel:
     layers, width, heads, vocabulary = CONFIGS[config]
     torch.manual_seed(0)
     settings = transformers.GPT2Config(
         vocab_size=vocabulary, n_layer=layers, n_embd=width, n_head=heads, bos_token_id=EOS,
         eos_token_id=EOS, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        activation_function=activation,
     )  # fmt: skip
     return transformers.GPT2LMHeadModel(settings)
 
@@ -123,8 +123,10 @@ def useful_flops(pairs, config: str) -> float:
 class Side:
     """A policy, its reference and its optimiser; `step` trains on a batch of pairs."""
 
+    activation = "gelu_new"
+
     def __init__(self, config: str, bf16: bool = False, **optimizer):
-        self.model = random_model(config).to(DEVICE)
+        self.model = random_model(config, self.activation).to(DEVICE)
         self.reference = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, **optimizer)
         self.bf16 = bf16
@@ -140,10 +142,10 @@ class Side:
 
 
 class Ours(Side):
+    activation = "gelu_pytorch_tanh"  # as in every model that the library loads
+
     def __init__(self, config: str, bf16: bool = False):
         super().__init__(config, bf16, fused=True)
-        fuse_activations(self.model)  # as in every model that the library loads
-        fuse_activations(self.reference)
         self.reference_seconds = []  # of one pass over each batch, outside the step
         self.scores = {}
 

@@ -15,11 +15,14 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from torch import nn
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.activations import GELUTanh, NewGELUActivation
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.utils import logging
+from transformers import (
+    CONFIG_MAPPING,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    logging,
+)
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _FETCHED = ("*.json", "*.txt", "*.model", "*.safetensors")
@@ -98,40 +101,26 @@ def read_model(name: str | Path, classes, ending: str, dtype: torch.dtype) -> Pr
     return model
 
 
-def build(make: Callable, config: PretrainedConfig, seed: int = 0):
-    """`make(config)` with dropout and other noise off, the global generator left as it was.
+def build(make: Callable, config: PreTrainedConfig, seed: int = 0):
+    """`make(config)` with noise off and GELU fused, the global generator left as it was.
 
-    The configuration's own dropout is kept aside, for `config_to_save`.
+    The configuration's own values are kept aside, for `config_to_save`.
     """
-    dropout = {key: p for key, p in vars(config).items() if _is_noise(key, p)}
-    for key in dropout:
-        setattr(config, key, 0.0)
+    ours = {key: v for key, value in vars(config).items() if (v := _ours(key, value)) is not None}
+    theirs = {key: getattr(config, key) for key in ours}
+    config.update(ours)
     with torch.random.fork_rng(devices=[]), quiet():
         torch.default_generator.manual_seed(seed)
         made = make(config)
     model = made[0] if isinstance(made, tuple) else made
-    model.dropout_to_save = model.base_model.dropout_to_save = dropout
-    fuse_activations(model)
+    model.config_replaced = model.base_model.config_replaced = theirs
     return made
 
 
-def fuse_activations(model: nn.Module) -> None:
-    """Give GPT-2's GELU one kernel, in place: the same function, equal up to rounding.
-
-    transformers writes `gelu_new` as eight operations, whose results all wait for the backward
-    pass: in a small model they are most of its memory and a third of its time.
-    """
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
-                setattr(module, name, GELUTanh())
-
-
-def config_to_save(model: PreTrainedModel) -> PretrainedConfig:
-    """A copy of the configuration, with the dropout it had before ours went off."""
+def config_to_save(model: PreTrainedModel) -> PreTrainedConfig:
+    """A copy of the configuration, with the values it had before ours."""
     config = copy.deepcopy(model.config)
-    for key, p in getattr(model, "dropout_to_save", {}).items():
-        setattr(config, key, p)
+    config.update(getattr(model, "config_replaced", {}))
     return config
 
 
@@ -205,9 +194,14 @@ def _force_to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def _is_noise(key: str, value) -> bool:
+def _ours(key: str, value) -> float | str | None:
+    """What is built in place of a configuration's value; None where that stays."""
     noise = "drop" in key or "jitter" in key  # jitter: a mixture's router, while it trains
-    return noise and isinstance(value, int | float) and not isinstance(value, bool)
+    if noise and isinstance(value, int | float) and not isinstance(value, bool):
+        return 0.0
+    # transformers writes `gelu_new` as eight operations, whose results all wait for the backward
+    # pass: in a small model they are most of its memory and a third of its time.
+    return "gelu_pytorch_tanh" if value == "gelu_new" else None
 
 
 def _check_kind(name: str | Path, settings: dict, ending: str) -> None:

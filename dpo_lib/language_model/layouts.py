@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
+from dpo_lib.language_model._hub import quiet
+from dpo_lib.language_model._transformers import attention_of
 from dpo_lib.language_model.models import check_rope
 
 STREAM = "dpo_lib_stream"  # our name among transformers' attention functions
@@ -129,7 +131,7 @@ AttentionInterface.register(STREAM, stream_attention)
 @contextmanager
 def _attending(model: PreTrainedModel, name: str):
     """The model with another attention function; its own comes back whatever happens."""
-    own = model.config._attn_implementation
+    own = attention_of(model)
     model.set_attn_implementation(name)
     try:
         yield
@@ -203,7 +205,7 @@ def _layout(model: PreTrainedModel) -> Callable[[PreTrainedModel, Sequences], Te
 
 def _may_stream(model: PreTrainedModel) -> bool:
     windowed = any(getattr(model.config, name, None) for name in WINDOWS)
-    return model._can_set_attn_implementation() and not windowed and not model.config.sub_configs
+    return not windowed and not model.config.sub_configs
 
 
 @torch.no_grad()
@@ -211,7 +213,7 @@ def _agrees(model: PreTrainedModel, layout: Callable) -> bool:
     """Whether the layout leaves each of a few short sequences as it is alone."""
     some = [tuple((start + 7 * i) % _vocabulary(model) for i in range(3)) for start in range(4)]
     sequences = [(some[0], some[1][:2]), (some[0], some[2]), (some[3][:2], some[1])]
-    with scoring(model):
+    with scoring(model), quiet():  # an attention that cannot be set is a notice, and no error
         try:
             together = layout(model, sequences)
         except TypeError:  # an argument that this architecture or the stream does not have
@@ -226,7 +228,8 @@ def _agrees(model: PreTrainedModel, layout: Callable) -> bool:
 
 def _alone(model: PreTrainedModel, prompt: tuple[int, ...], completion: tuple[int, ...]) -> Tensor:
     ids = torch.tensor([prompt + completion], device=model.device)
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    output = model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    hidden = output.last_hidden_state
     return hidden[0, len(prompt) - 1 : -1]
 
 

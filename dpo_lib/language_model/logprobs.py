@@ -47,7 +47,8 @@ def plain_logps(
     logps = []
     for prompt, completion in check_sequences(model, sequences):
         ids = torch.tensor([prompt + completion], device=model.device)
-        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+        output = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        logits = output.logits[0, len(prompt) - 1 : -1]
         logits = logits.to(_wide(logits.dtype)) / temperature
         targets = ids[0, len(prompt) :, None]
         logps.append(logits.log_softmax(-1).gather(-1, targets)[:, 0])
@@ -310,11 +311,12 @@ def _is_linear(model: PreTrainedModel, head: torch.nn.Module | None) -> bool:
         return (seen["amplified"],)
 
     ids = torch.arange(3, device=model.device)[None] % len(head.weight)
+    given = dict(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     with scoring(model):
-        body = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        body = model.base_model(**given).last_hidden_state
         hook = head.register_forward_pre_hook(amplify_head)
         try:
-            logits = model(input_ids=ids, use_cache=False).logits
+            logits = model(**given).logits
         finally:
             hook.remove()
         expected = F.linear(seen["amplified"], head.weight, getattr(head, "bias", None))

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import (
+from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from dpo_lib.language_model._hub import (
@@ -181,7 +184,7 @@ class RewardModel(nn.Module):
         """Rewards of (prompt ids, completion ids), read at each one's last token.
 
         Lengths say where a sequence ends, no token id does. Padding stands on the right, where
-        a causal model cannot see it, so it needs neither a mask nor position ids.
+        a causal model cannot see it, so the mask has no zeros, and no position ids are needed.
 
         Returns:
             shape (n,), float32 or better, reward units.
@@ -210,7 +213,9 @@ class RewardModel(nn.Module):
         ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
         ends = torch.tensor([len(row) - 1 for row in rows])
         device = self.shift.device
-        hidden = self.body(input_ids=ids.to(device), use_cache=False).last_hidden_state
+        ids = ids.to(device)
+        mask = torch.ones_like(ids)  # without one transformers may warn of padding
+        hidden = self.body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         return hidden[torch.arange(len(rows), device=device), ends.to(device)]
 
     @torch.no_grad()

@@ -6,12 +6,17 @@ row and the model, and not on the prompts beside it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from dpo_lib._checks import check_positive
+from dpo_lib.language_model._transformers import cache_of
+from dpo_lib.language_model.layouts import scoring
 
 Tokens = tuple[int, ...]
 
@@ -34,8 +39,8 @@ def generate(
     probability of about 3e-5 for each token (1,024 tokens to choose from), in float64 of 1e-13.
 
     Args:
-        model: a causal language model of transformers that takes position_ids. Dropout is off
-            while it draws; its mode is restored.
+        model: a causal language model of transformers whose cache works for padded rows, which
+            is measured at the first call. Dropout is off while it draws; its mode is restored.
         prompts: token ids. An empty prompt starts from `eos`, which GPT-2 was trained to read
             as the border before a new text; score such a completion with the prompt (eos,).
         max_new_tokens: at least 1.
@@ -50,8 +55,8 @@ def generate(
 
     Raises:
         ValueError: for a prompt that does not fit the model's positions or is empty without an
-            eos (prompts count from 1), for settings out of range, for a model without a cache of
-            keys and values, and when the model's logits are not finite.
+            eos (prompts count from 1), for settings out of range, for a model without such a
+            cache, and when the model's logits are not finite.
     """
     check(model, prompts, max_new_tokens, temperature, eos)
     check_positive("batch_size", batch_size)
@@ -70,8 +75,9 @@ def generate(
     try:
         for begin in range(0, len(order), batch_size):
             places = order[begin : begin + batch_size]
-            rows = [starts[place] for place in places]
-            drawn = _generate_batch(model, rows, uniforms[places], temperature, eos)
+            batch = [starts[place] for place in places]
+            pick = partial(_pick, uniforms[places], temperature)
+            drawn = _generate_batch(model, batch, max_new_tokens, pick, eos, _masked(model))
             for place, completion in zip(places, drawn, strict=True):
                 completions[place] = completion
     finally:
@@ -106,30 +112,42 @@ def choose(logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
     return chosen.clamp(max=logits.shape[-1] - 1)  # the target can round up to the whole sum
 
 
+def _pick(uniforms: Tensor, temperature: float, logits: Tensor, rows: Tensor, step: int) -> Tensor:
+    return choose(logits, uniforms[rows, step], temperature)
+
+
 def _generate_batch(
-    model, prompts: list[Tokens], uniforms: Tensor, temperature: float, eos: int | None
+    model: PreTrainedModel,
+    prompts: list[Tokens],
+    max_new_tokens: int,
+    pick: Callable[[Tensor, Tensor, int], Tensor],
+    eos: int | None,
+    masked: bool,
 ) -> list[Tokens]:
-    """Completions of prompts that fit in one batch; a row leaves the batch once it has ended."""
-    device = next(model.parameters()).device
-    ids, mask = (part.to(device) for part in _left_padded(prompts))
+    """Completions of prompts that fit in one batch; a row leaves the batch once it has ended.
+
+    Args:
+        pick: from logits (rows, vocabulary), the rows' numbers and the step to tokens (rows,).
+        masked: whether the mask is given beside a cache too.
+    """
+    ids, mask = (part.to(model.device) for part in _left_padded(prompts))
     # Learned positions (GPT-2) count real tokens: the padding on the left must not move them.
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     rows = torch.arange(len(prompts))  # the prompts that are still being written
     completions: list[list[int]] = [[] for _ in prompts]
-    cache = None
-    for step in range(uniforms.shape[1]):
+    cache = {}
+    for step in range(max_new_tokens):
         output = model(
             input_ids=ids,
-            attention_mask=mask,
+            attention_mask=mask if masked or not cache else None,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **cache,
         )
-        cache = getattr(output, "past_key_values", None)
-        if cache is None:  # Mamba's state has another name, and cannot drop rows that have ended
-            raise ValueError(f"{type(model).__name__} returns no past_key_values to sample with")
-        tokens = choose(output.logits[:, -1], uniforms[:, step], temperature)
+        ((name, past),) = cache_of(output).items()
+        cache = {name: past}
+        tokens = pick(output.logits[:, -1], rows, step)
         for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
             completions[row].append(token)
         ids, positions = tokens.unsqueeze(-1), positions[:, -1:] + 1
@@ -139,11 +157,53 @@ def _generate_batch(
         alive = (~ended).nonzero().squeeze(-1)
         if len(alive) == 0:
             break
-        cache.batch_select_indices(alive)
+        past.reorder_cache(alive)  # batch_select_indices leaves recurrent states as they are
         ids, positions, mask = (part[alive] for part in (ids, positions, mask))
-        alive = alive.cpu()
-        rows, uniforms = rows[alive], uniforms[alive]
+        rows = rows[alive.cpu()]
     return [tuple(completion) for completion in completions]
+
+
+_masks: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+def _masked(model: PreTrainedModel) -> bool:
+    """Whether the model wants the mask beside its cache, measured at the first call.
+
+    Attention needs it, to pass over the padding. A recurrent state has passed over it already:
+    Mamba would multiply its one new token by the mask of all tokens, without an error.
+    """
+    if model not in _masks:
+        fitting = [masked for masked in (True, False) if _agrees(model, masked)]
+        if not fitting:
+            raise ValueError(
+                f"{type(model).__name__} cannot be sampled from: with its cache a prompt beside a "
+                "longer one does not go on as it would alone"
+            )
+        _masks[model] = fitting[0]
+    return _masks[model]
+
+
+def _agrees(model: PreTrainedModel, masked: bool) -> bool:
+    """Whether a prompt beside a longer one, which ends first, goes on as it would alone."""
+    one, two = 1, min(2, model.get_input_embeddings().weight.shape[0] - 1)
+    continuations, seen = [(one, 0), (two, one, two)], []
+
+    def pick(logits: Tensor, rows: Tensor, step: int) -> Tensor:
+        seen.append(logits[-1])  # of the short one, which stays
+        return torch.tensor([continuations[row][step] for row in rows], device=logits.device)
+
+    with scoring(model):
+        try:
+            _generate_batch(model, [(two, one, two), (one,)], 3, pick, 0, masked)
+        except Exception:  # of many kinds: whatever a model or its cache cannot do
+            return False
+        ids = torch.tensor([(one, two, one)], device=model.device)
+        mask = torch.ones_like(ids)
+        alone = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0]
+    if not alone.isfinite().all():  # `choose` refuses it, and says where
+        return True
+    tolerance = max(torch.finfo(dtype).eps for dtype in (alone.dtype, torch.float32)) ** 0.5
+    return bool((torch.stack(seen) - alone).abs().max() <= tolerance * alone.abs().max())
 
 
 def _left_padded(prompts: list[Tokens]) -> tuple[Tensor, Tensor]:

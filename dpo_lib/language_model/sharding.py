@@ -23,12 +23,13 @@ def shard(module: nn.Module, processes: int) -> None:
     """Keep one part in `processes` of each block's weights here, in place.
 
     Raises:
-        ValueError: the module is of no architecture whose blocks transformers names.
+        ValueError: the module has no blocks that transformers calls such.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
+    from transformers import GradientCheckpointingLayer  # what blocks are; slow to import
 
-    blocks = _blocks(module)
+    blocks = [m for m in module.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not blocks:
         raise ValueError(f"{type(module).__name__}: transformers does not name its blocks")
     device = next(module.parameters()).device.type
@@ -80,8 +81,3 @@ def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
     for kind in kinds:
         nn.utils.clip_grads_with_norm_(kind, most, norm)
     return norm
-
-
-def _blocks(module: nn.Module) -> list[nn.Module]:
-    names = {name for m in module.modules() for name in getattr(m, "_no_split_modules", None) or ()}
-    return [m for m in module.modules() if type(m).__name__ in names]

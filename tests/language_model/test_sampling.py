@@ -12,8 +12,11 @@ from transformers import (
     LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
 )
 
+from dpo_lib.language_model import sampling
 from dpo_lib.language_model.logprobs import plain_logps, token_logps
 from dpo_lib.language_model.sampling import choose, generate
 
@@ -55,6 +58,19 @@ def llama():
     return LlamaForCausalLM(config).double().eval()
 
 
+def mamba():
+    """No attention: one recurrent state, which has passed over the padding when it is cached."""
+    config = MambaConfig(
+        vocab_size=13, hidden_size=32, num_hidden_layers=2, bos_token_id=EOS, eos_token_id=EOS
+    )
+    torch.manual_seed(1)
+    model = MambaForCausalLM(config).double().eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
 def draw(model, prompts=PROMPTS, n=10, temperature=1.0, seed=0, **settings):
     generator = torch.Generator().manual_seed(seed)
     return generate(model, prompts, n, temperature, generator, **settings)
@@ -78,7 +94,7 @@ def by_transformers(model, prompt, n):
     return tuple(out[0, len(prompt) :].tolist())
 
 
-@pytest.mark.parametrize("make", [gpt2, llama])
+@pytest.mark.parametrize("make", [gpt2, llama, mamba])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 8])
 def test_greedy_is_that_of_transformers_for_each_prompt_alone(make, batch_size):  # F1, F2
     model = make()
@@ -211,6 +227,7 @@ def test_another_batch_moves_a_float32_draw_once_in_ten_thousand_tokens_at_most(
 
 def _next_logits(model, prompts):
     """What `choose` is given for the first token."""
+    draw(model, n=1)  # the model is measured once, before the hook
     seen = []
     hook = model.register_forward_hook(lambda module, inputs, output: seen.append(output.logits))
     generate(model, prompts, 1, 0, torch.Generator())
@@ -271,10 +288,16 @@ def test_a_setting_out_of_range_is_named_in_one_line(name, settings):
     assert "\n" not in str(error.value)
 
 
-def test_a_model_without_keys_and_values_is_refused_in_one_line_that_names_it():
-    model = MambaForCausalLM(MambaConfig(vocab_size=13, hidden_size=8, num_hidden_layers=1))
-    with pytest.raises(ValueError, match=r"^MambaForCausalLM returns no past_key_values.*$"):
-        draw(model)
+@pytest.mark.parametrize("make, masked", [(gpt2, True), (llama, True), (mamba, False)])
+def test_the_mask_is_given_beside_the_cache_where_it_must_be_and_only_there(make, masked):
+    assert sampling._agrees(make(), masked)
+    assert not sampling._agrees(make(), not masked)
+
+
+def test_a_model_that_cannot_be_sampled_is_refused_in_one_line_that_names_it():
+    config = RwkvConfig(vocab_size=13, hidden_size=8, num_hidden_layers=2)  # has no Cache
+    with pytest.raises(ValueError, match=r"^RwkvForCausalLM cannot be sampled from: .*$"):
+        draw(RwkvForCausalLM(config))
 
 
 def test_plain_and_fast_log_probabilities_agree_on_what_was_drawn():  # J3
