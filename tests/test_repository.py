@@ -33,12 +33,12 @@ FORM = [
     "## Summary",
 ]
 MODULES = {path.stem: path.read_text() for path in ROOT.glob("dpo_lib/*.py")}
-METHOD = ["_checks", "world", "preferences", "objective", "losses", "variants", "policies",
-          "training", "evaluation", "plotting", "widgets"]  # fmt: skip
+METHOD = ["_checks", "_loss_names", "world", "preferences", "objective", "losses", "variants",
+          "policies", "training", "evaluation", "plotting", "widgets"]  # fmt: skip
 LANGUAGE_MODEL = {path.stem: path.read_text() for path in ROOT.glob("dpo_lib/language_model/*.py")}
 LANGUAGE_MODEL_ORDER = [
-    "rows", "shapes", "data", "reviews", "_hub", "models", "layouts", "logprobs", "sharding",
-    "checkpoint", "run_folder", "processes", "progress", "trainer", "sampling", "sft",
+    "settings", "rows", "shapes", "data", "reviews", "_hub", "models", "layouts", "logprobs",
+    "sharding", "checkpoint", "run_folder", "processes", "progress", "trainer", "sampling", "sft",
     "reward_model", "dpo", "rollouts", "ppo", "evaluate", "training_log", "doctor", "bugs",
 ]  # fmt: skip
 HEAVY = {
