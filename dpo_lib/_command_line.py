@@ -28,8 +28,6 @@ RUNNING = section("Running", 9)
 Config = Annotated[
     str | None, RUNNING, Parameter(help="TOML file of these settings; flags win over it.")
 ]
-
-
 LISTED = Parameter(show_default=lambda values: " ".join(map(str, values)))  # 26 130, as typed
 
 

@@ -10,6 +10,9 @@ import nbformat
 import pytest
 from conftest import NOTEBOOKS, ROOT, URL
 
+import dpo_lib
+from dpo_lib import losses
+
 GUARD = f"""import importlib.util
 
 if importlib.util.find_spec("dpo_lib") is None:  # Colab
@@ -138,8 +141,18 @@ def test_a_heavy_package_is_imported_only_where_it_is_the_subject(package):
 
 
 def test_importing_the_library_imports_nothing_heavy():
-    code = f"import dpo_lib, sys; print({set(HEAVY)} & set(sys.modules))"
+    heavy = {"torch", *HEAVY}
+    code = f"import dpo_lib, sys; print({heavy} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
+def test_the_package_has_the_names_that_it_lists():
+    assert set(dpo_lib.__all__) <= set(dir(dpo_lib))
+    for name in dpo_lib.__all__:
+        assert getattr(dpo_lib, name).__name__ == name
+    assert dpo_lib.dpo_loss is losses.dpo_loss
+    with pytest.raises(AttributeError, match="'dpo_lib' has no attribute 'dpo_los'"):
+        dpo_lib.dpo_los  # noqa: B018
 
 
 def test_every_public_module_is_in_the_reference():

@@ -1,6 +1,7 @@
 """What each stage can be told: the fields are the flags of `dpo`, and the keys of its TOML files.
 
-Without torch, so that a command line is read, refused or explained before torch is there.
+The text below a field is the flag's help; no colon in it, which Sphinx takes for the end of a
+type. Without torch, so that a command line is read or refused before torch is there.
 """
 
 import math
@@ -137,7 +138,7 @@ class PPOSettings(Settings):
     """
 
     reward: Annotated[str, _PPO]
-    """Folder of a reward model, or "true": the built-in world's own (PPO-GT)."""
+    """Folder of a reward model; "true" is the built-in world's own (PPO-GT)."""
     beta: Annotated[float, _PPO] = 0.1
     """Price of the KL to the reference, reward units per nat; 0 is none."""
     target_kl: Annotated[float | None, _PPO] = None
@@ -200,9 +201,9 @@ class EvaluationSettings:
     reference: Annotated[str, MODEL]
     """Folder of the policy that all are compared with."""
     data: Annotated[str, MODEL]
-    """Held-out prompts: a file, or a folder with test_prompts.jsonl."""
+    """Held-out prompts in a file, or in a folder with test_prompts.jsonl."""
     reward: Annotated[str, MODEL] = "true"
-    """Folder of a reward model, or "true": the built-in world's own."""
+    """Folder of a reward model; "true" is the built-in world's own."""
     prompts: Annotated[int | None, MODEL, Parameter(validator=Number(gte=2))] = None
     """Use the first of them only; all if not given."""
     max_length: Annotated[int, MODEL, AT_LEAST_1] = 512

@@ -38,9 +38,9 @@ class Plan:
     out: str
     """Folder of the runs; frontier.json is written into it."""
     model: str = "tiny"
-    """Or gpt2-random, gpt2 (from the hub), a folder."""
+    """tiny, gpt2-random, gpt2 (from the hub), or a folder."""
     seeds: int = 3
-    """Seeds 0, 1, ...: of weights, order, sampling; the world is one."""
+    """How many, from 0 on; of weights, order and sampling. The world is one."""
     betas: str = "0.05 0.3 1 5"
     """Of DPO, reward units per nat."""
     beta: float = 0.3
@@ -48,32 +48,39 @@ class Plan:
     alpha: float = 0.1
     """Of Unlikelihood."""
     temperatures: str = "0.25 0.5 0.75 1"
+    """At which policies are judged."""
     pairs: int = 3840
     """Preference pairs, labelled by the true reward without noise."""
     batch_size: int = 32
+    """Items of one step."""
     accumulate: int = 1
-    """Micro-batches of a batch: more need less memory."""
+    """Micro-batches of a batch; more need less memory."""
     sft_steps: int = 200
+    """Of SFT."""
     reward_steps: int = 125
-    """On batches twice as large."""
+    """Of the reward model, on batches twice as large."""
     steps: int = 120
-    """Of DPO, Preferred-FT, Unlikelihood: once through 3,840 pairs."""
+    """Of DPO, Preferred-FT and Unlikelihood; 120 go once through 3,840 pairs."""
     ppo_steps: int = 60
+    """Of PPO."""
     sft_lr: float = 1e-3
-    """And of the reward model."""
+    """Learning rate of SFT and of the reward model."""
     lr: float = 1e-4
-    """Of DPO, Preferred-FT, Unlikelihood."""
+    """Learning rate of DPO, Preferred-FT and Unlikelihood."""
     ppo_lr: float = 5e-4
+    """Learning rate of PPO."""
     test_pairs: int = 500
-    """Held out, for accuracies, at most 500."""
+    """Held-out pairs for accuracies, at most 500."""
     prompts: int = 100
-    """Those of the first of them, for completions."""
+    """For completions; those of the first test pairs."""
     samples: int = 2
-    """For each prompt."""
+    """Completions of each prompt."""
     best_of: int = 16
+    """The largest N of Best-of-N."""
     max_new_tokens: int = 96
     """Of a judged completion; PPO trains on at most 64."""
     world_seed: int = 2
+    """Of the world."""
 
 
 class ResultError(ValueError):

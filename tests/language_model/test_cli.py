@@ -112,10 +112,11 @@ def test_help_has_the_text_below_each_field_its_default_choices_and_group(capsys
     own = text.index("Own")
     assert text.index("--lr") < own < text.index("--beta") < text.index("Running")
     text = " ".join(text.replace("│", " ").split())
-    assert "--model STR Where the weights are. [required]" in text
-    assert "--beta FLOAT Strength. [default: 0.1]" in text
+    text = re.sub(" (STR|FLOAT) ", " ", text)  # cyclopts 5 shows the kind, 4 does not
+    assert "--model Where the weights are. [required]" in text
+    assert "--beta Strength. [default: 0.1]" in text
     assert "[default: 1e-05]" in text and "1e-06" not in text
-    assert "--reference STR The frozen model." in text
+    assert "--reference The frozen model." in text
     assert "[choices: sigmoid, ipo] [default: sigmoid]" in text
 
 
