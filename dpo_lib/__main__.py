@@ -8,7 +8,7 @@ one line on stderr and exit code 2.
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -52,7 +52,6 @@ app = make_app(
     "dpo",
     help="Train language models on preferences, and judge them.",
     help_epilogue="\n\n".join(filter(None, [not_installed().capitalize(), COMPLETION])),
-    version=lambda: metadata.version("dpo-lib"),
     group_commands=Group("Options", sort_key=3),
 )
 app.register_install_completion_command()

@@ -9,6 +9,7 @@ import sys
 import types
 import typing
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
 
@@ -42,6 +43,7 @@ def make_app(name: str, **options) -> App:
     flags = Parameter(allow_repeating=True, negative_iterable=())  # of a repeated flag the last
     return App(
         name=name,
+        version=lambda: metadata.version("dpo-lib"),
         config=[fill_in, check],
         default_parameter=flags,
         help_format="plaintext",
