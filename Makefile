@@ -1,42 +1,49 @@
 PYTHON ?= python3
 BIN := .venv/bin
-# The name changes with what is installed, so that an unchanged environment costs nothing.
-READY := .venv/ready-$(shell cat requirements.txt pyproject.toml | cksum | tr ' ' -)
+TORCH ?=  # "cpu": without CUDA
 
-.PHONY: book build test format bench colab fork clean
+.PHONY: book build test unit format bench colab newest lock fork environment clean
 
-book: build  ## build the book and serve it
-	@echo "The book is at http://127.0.0.1:8000 (Ctrl-C stops it)"
-	@$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory _build/html
+book: environment  ## build the book and serve it
+	@$(BIN)/python scripts/build.py --serve
 
-build: $(READY)
-	$(BIN)/jupyter-book build . -W -n --keep-going
+build: environment  ## build the book into _build/html
+	@$(BIN)/python scripts/build.py
 
-test: $(READY)  ## everything that must hold
+test: environment  ## everything that must hold
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pytest
+	@$(BIN)/python scripts/build.py --strict
+	$(BIN)/pytest -n auto --dist loadgroup
 
-format: $(READY)
+unit: environment  ## the tests that need no built book
+	$(BIN)/pytest -n auto --dist loadgroup --ignore tests/test_build.py --ignore tests/test_links.py \
+		--ignore tests/test_pages.py --ignore tests/test_solutions.py
+
+format: environment
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/nbstripout --keep-id book/*.ipynb
 
-bench: $(READY)
+bench: environment
 	$(BIN)/python benchmarks/tabular.py
+	$(BIN)/python benchmarks/cli.py
 	$(BIN)/python benchmarks/book.py
 
-colab: $(READY)  ## run the chapters with Colab's versions
+colab: environment  ## run the chapters with Colab's versions
 	$(BIN)/python scripts/colab.py
 
-fork: $(READY)  ## point every link to this repository's own address
-	$(BIN)/python scripts/repository.py
+newest: environment  ## try the newest version of everything
+	$(BIN)/python scripts/newest.py
+
+lock:  ## renew requirements.lock
+	@$(PYTHON) scripts/lock.py
+
+fork:  ## write this repository's own address wherever it stands
+	@$(PYTHON) scripts/repository.py
+
+environment:
+	@$(PYTHON) scripts/environment.py --torch "$(strip $(TORCH))"
 
 clean:
-	rm -rf _build .venv .venv-colab
-
-$(READY):
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -r requirements.txt
-	rm -f .venv/ready-*
-	touch $@
+	rm -rf _build .venv .venv-*

@@ -1,81 +1,65 @@
 """What the book needs from Sphinx beyond its configuration.
 
-- the repository buttons point to the repository that is being built, also in a fork;
-- a change in dpo_lib or in the requirements executes the chapters again;
-- every build reads every page, so that a warning comes back until its cause is gone;
+- the repository buttons point to the repository that is being built, also in a fork, and are
+  left out where it has no address;
+- chapters are executed side by side, and again only when what they depend on changes;
+- after a build with a warning every page is read again, until its cause is gone;
 - mathematics is typeset by a local MathJax, and no page asks another machine for anything.
 """
 
-import hashlib
 import importlib.util
-import os
-import re
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterable
-from functools import partialmethod
 from pathlib import Path
 
-from nbclient import NotebookClient
+from address import point_buttons
+from execution import ChapterFailed, Chapters, execute_all, prepare
+from sphinx.errors import ExtensionError
+from sphinx.util import logging
 
-# A line that a busy kernel sends in two pieces stays one line on the page.
-NotebookClient.__init__ = partialmethod(NotebookClient.__init__, coalesce_streams=True)
+LOG = logging.getLogger(__name__)
 
 MATHJAX = ["tex-svg.js", "a11y", "sre/mathmaps/base.json", "sre/mathmaps/en.json"]
-
-
-def github_url(address: str) -> str | None:
-    """The https address of a GitHub repository, without any token; None for any other address."""
-    match = re.search(r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$", address.strip())
-    return f"https://github.com/{match[1]}" if match else None
-
-
-def repository_url(root: Path) -> str | None:
-    """Address of the GitHub repository that the tree at root belongs to, or None."""
-    if slug := os.environ.get("GITHUB_REPOSITORY"):  # set by GitHub Actions
-        return f"https://github.com/{slug}"
-    command = ["git", "-C", str(root), "remote", "get-url", "origin"]
-    try:
-        return github_url(subprocess.run(command, capture_output=True, text=True).stdout)
-    except FileNotFoundError:  # no git
-        return None
-
-
-def fingerprint(paths: Iterable[Path]) -> str:
-    """Short hash of the names and contents of some files."""
-    parts = (path.name.encode() + b"\0" + path.read_bytes() for path in sorted(paths))
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
 
 
 def configure(app, config):
     root = Path(app.confdir)
     sys.path.insert(0, str(root))  # autodoc imports dpo_lib here, the kernels through PYTHONPATH
-    os.environ["PYTHONPATH"] = str(root)
-    os.environ["DPO_BOOK_BUILD"] = "1"  # dpo_lib.widgets then draws sliders that need no kernel
-    os.environ["OMP_NUM_THREADS"] = "1"  # the tables are tiny: threads would wait for each other
+    prepare(root)
+    point_buttons(config.html_theme_options, root)
 
-    # The cache compares cells only; what the cells import and run on is in the folder's name.
-    sources = [*(root / "dpo_lib").rglob("*.py"), root / "requirements.txt"]
-    config.nb_execution_cache_path = str(root / "_build/.jupyter_cache" / fingerprint(sources))
 
-    if url := repository_url(root):
-        config.html_theme_options["repository_url"] = url
-    if os.environ.get("GITHUB_REF_TYPE") == "branch":
-        config.html_theme_options["repository_branch"] = os.environ["GITHUB_REF_NAME"]
+def execute(app):
+    """Execute the chapters that need it; scripts/build.py has done so before, and shows how far."""
+    chapters = app.chapters = Chapters(Path(app.confdir))
+    try:
+        execute_all(chapters, chapters.stale(), tell=lambda what, p: LOG.info(f"{what} {p.name}"))
+    except ChapterFailed as error:
+        raise ExtensionError(str(error)) from None
+
+
+def insert_outputs(app, docname, source):
+    """Give Sphinx the executed notebook; what its cells wrote to stderr is reported instead."""
+    chapter = Path(app.env.doc2path(docname))
+    if chapter.suffix != ".ipynb":
+        return
+    source[0], written = app.chapters.with_outputs(chapter, source[0])
+    for text in written:
+        LOG.warning(f"stderr, kept out of the page: {text.strip()}", location=docname)
 
 
 def pages_to_read(app, env, added, changed, removed):
-    """Every page: Sphinx would skip an unchanged one, and the warnings that failed the last build.
-
-    The reference takes as long as all others together. After a build without a warning it is
-    left to Sphinx, which reads it again when the library changes.
-    """
+    """After a build with a warning every page, for Sphinx forgets it; else what was executed."""
     clean = Path(app.doctreedir, "clean")
     if not clean.exists():
         return env.found_docs
     clean.unlink()
-    return env.found_docs - {"book/api"}
+    return {
+        name
+        for name, read in env.all_docs.items()  # microseconds
+        if (kept := app.chapters.kept(Path(env.doc2path(name)))).exists()
+        and kept.stat().st_mtime_ns // 1000 > read
+    }
 
 
 def remember(app, exception):
@@ -116,7 +100,9 @@ def escape_bars(app, what, name, obj, options, lines):
 
 def setup(app):
     app.connect("config-inited", configure)
+    app.connect("builder-inited", execute, priority=300)
     app.connect("builder-inited", start_empty, priority=400)  # before sphinx.ext.mathjax
+    app.connect("source-read", insert_outputs)
     app.connect("autodoc-process-docstring", escape_bars)
     app.connect("env-get-outdated", pages_to_read)
     app.connect("build-finished", remember)

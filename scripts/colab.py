@@ -1,21 +1,22 @@
-"""Run every chapter as Colab would: `python scripts/colab.py`.
+"""Run every chapter as Colab would: `python scripts/colab.py`, with a Python 3.13 at hand.
 
 The versions are Colab's, the library is installed from an archive of this tree, each chapter gets
 a fresh kernel outside the repository, and sliders must be live widgets.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-import venv
 import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".venv-colab"
-# Colab in August 2026, but for torch: it had 2.11.
+# Colab in August 2026.
+PYTHON = "3.13"
 VERSIONS = [
     "accelerate==1.14.0",
     "datasets==4.0.0",
@@ -25,10 +26,13 @@ VERSIONS = [
     "matplotlib==3.10.0",
     "nbclient",
     "numpy==2.1.3",
-    "rich",
+    "pandas==2.2.3",
+    "peft==0.20.0",
+    "rich==13.9.4",
+    "safetensors==0.8.0",
     "sympy==1.14.0",
     "tokenizers==0.22.2",
-    "torch==2.13.0",
+    "torch==2.11.0",
     "transformers==5.15.0",
 ]
 
@@ -59,9 +63,11 @@ def run(chapter: Path) -> None:
 
 
 def main() -> None:
+    if (interpreter := shutil.which(f"python{PYTHON}")) is None:
+        sys.exit(f"Colab runs Python {PYTHON}, and there is no python{PYTHON} here: install one")
     python = ENVIRONMENT / "bin/python"
     if not python.exists():
-        venv.create(ENVIRONMENT, with_pip=True)
+        subprocess.run([interpreter, "-m", "venv", "--clear", ENVIRONMENT], check=True)
     hidden = ("DPO_BOOK_BUILD", "PYTHONPATH")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # or each kernel warns about its debugger

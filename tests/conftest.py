@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 from playwright.sync_api import sync_playwright
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the tables are tiny: threads would wait for each other
@@ -18,11 +19,10 @@ SOURCES = [TOC["root"]] + [page["file"] for part in TOC["parts"] for page in par
 NOTEBOOKS = sorted(ROOT.glob("book/*.ipynb"))
 
 
-def build(root: Path, **environment: str) -> subprocess.CompletedProcess:
-    """Do what `make build` does, in the tree at root; the log is in the result's stdout."""
-    jupyter_book = Path(sys.executable).with_name("jupyter-book")
+def build(root: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
+    """Do what `make build` does, in the tree at root; what it says is in the result's stdout."""
     return subprocess.run(
-        [jupyter_book, "build", ".", "-W", "-n", "--keep-going"],
+        [sys.executable, ROOT / "scripts/build.py", *options],
         cwd=root,
         env=os.environ | environment,
         stdout=subprocess.PIPE,
@@ -32,17 +32,23 @@ def build(root: Path, **environment: str) -> subprocess.CompletedProcess:
 
 
 def build_or_fail(root: Path, **environment: str) -> Path:
-    """Build the tree at root and return the folder of its pages."""
-    result = build(root, **environment)
+    """Build the tree at root without a warning, and return the folder of its pages."""
+    result = build(root, "--strict", **environment)
     if result.returncode != 0:
         pytest.fail(f"the book does not build:\n{result.stdout[-4000:]}", pytrace=False)
     return root / "_build/html"
 
 
 @pytest.fixture(scope="session")
-def built_book() -> Path:
-    """Folder of the book's pages; chapters that did not change come from the execution cache."""
-    return build_or_fail(ROOT)
+def built_book(testrun_uid) -> Path:
+    """Folder of the book's pages: one build for all the processes that run tests."""
+    (ROOT / "_build").mkdir(exist_ok=True)
+    built_for = ROOT / "_build/tested"
+    with FileLock(f"{built_for}.lock"):
+        if not built_for.exists() or built_for.read_text() != testrun_uid:
+            build_or_fail(ROOT)
+            built_for.write_text(testrun_uid)
+    return ROOT / "_build/html"
 
 
 @pytest.fixture(scope="session")

@@ -5,5 +5,5 @@ Modules, each importing only those before it: `settings` (what each stage can be
 `models`, `layouts` and `logprobs`, `sharding`, `checkpoint`, `run_folder`, `processes`, `progress`
 and `trainer`, `sampling`, one stage each in `sft`, `reward_model`, `dpo` and `ppo` (with
 `rollouts`), then `evaluate`, `training_log`, `doctor` and `bugs` to test it on. The losses are
-those of `dpo_lib.losses`. Needs the extra `language-model` of this package.
+those of `dpo_lib.losses`. Needs the packages of the extra `language-model`.
 """
