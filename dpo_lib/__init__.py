@@ -6,47 +6,37 @@ Modules follow the paper's method: `world`, `preferences` (1), (18), `objective`
 `exercises`, and `paper` with `ledger` and `mutants` (every statement and its checks).
 """
 
-from dpo_lib.evaluation import frontier, reward_error, total_variation
-from dpo_lib.losses import dpo_loss, dpo_weight, plackett_luce_dpo_loss, reward_loss
-from dpo_lib.objective import (
-    expected_reward,
-    implicit_reward,
-    kl_divergence,
-    log_partition,
-    optimal_log_policy,
-    policy_preference,
-    project,
-    reward_from_policy,
-)
-from dpo_lib.policies import TabularPolicy, TabularReward
-from dpo_lib.preferences import bradley_terry, preference_table, sample_preferences
-from dpo_lib.training import fit_dpo, fit_reward
-from dpo_lib.world import World, random_world, three_answers
+from importlib import import_module
 
-__all__ = [
-    "TabularPolicy",
-    "TabularReward",
-    "World",
-    "bradley_terry",
-    "dpo_loss",
-    "dpo_weight",
-    "expected_reward",
-    "fit_dpo",
-    "fit_reward",
-    "frontier",
-    "implicit_reward",
-    "kl_divergence",
-    "log_partition",
-    "optimal_log_policy",
-    "plackett_luce_dpo_loss",
-    "policy_preference",
-    "preference_table",
-    "project",
-    "random_world",
-    "reward_error",
-    "reward_from_policy",
-    "reward_loss",
-    "sample_preferences",
-    "three_answers",
-    "total_variation",
-]
+_MODULES = {  # the names below, by the module that has them
+    "evaluation": ["frontier", "reward_error", "total_variation"],
+    "losses": ["dpo_loss", "dpo_weight", "plackett_luce_dpo_loss", "reward_loss"],
+    "objective": [
+        "expected_reward",
+        "implicit_reward",
+        "kl_divergence",
+        "log_partition",
+        "optimal_log_policy",
+        "policy_preference",
+        "project",
+        "reward_from_policy",
+    ],
+    "policies": ["TabularPolicy", "TabularReward"],
+    "preferences": ["bradley_terry", "preference_table", "sample_preferences"],
+    "training": ["fit_dpo", "fit_reward"],
+    "world": ["World", "random_world", "three_answers"],
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    """A name's module is imported when the name is asked for: torch takes seconds."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

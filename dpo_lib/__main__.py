@@ -1,164 +1,135 @@
 """The command line: `dpo COMMAND`, or `python -m dpo_lib COMMAND`.
 
-Commands import what they need when they run, so that `--help` is quick and works without the
-extra. Everything that a user can get wrong ends in one line on stderr and exit code 2.
+Arguments are read before torch is imported, and commands import what they need when they run: so
+help and a refusal take no time and need no extra. Everything that a user can get wrong ends in
+one line on stderr and exit code 2.
 """
 
-import argparse
-import importlib
-import importlib.util
 import sys
-import types
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import util
 from pathlib import Path
+from typing import Annotated, Literal
 
-from dpo_lib._flags import Parser, read_settings, settings_parser
+from cyclopts import Group, Parameter
+from cyclopts.validators import Number
 
-INSTALL = 'pip install "dpo-lib[language-model]"'
-NEEDED = {"accelerate", "datasets", "rich", "safetensors", "tokenizers", "tomli", "transformers"}
-STAGES = {
-    "sft": "fine-tune a model on the chosen completions",
-    "reward": "train a reward model on preferences, equation (2)",
-    "ppo": "train a policy against a reward model, objective (3)",
-    "dpo": "train a policy on preferences, equation (7)",
-}
-MODULES = {"reward": "reward_model"}  # where the module is not called like the command
+from dpo_lib._command_line import LISTED, Config, make_app, mistake, run
+from dpo_lib.language_model.settings import (
+    AT_LEAST_1,
+    TEMPERATURE,
+    DPOSettings,
+    EvaluationSettings,
+    PPOSettings,
+    RewardSettings,
+    SFTSettings,
+)
+
+NEEDED = ["accelerate", "datasets", "rich", "safetensors", "tokenizers", "transformers"]
 NO_MEMORY = ("out of memory", "can't allocate memory")  # on a GPU, on a CPU
+STAGES = ("sft", "reward", "dpo", "ppo")
 SMALLER = {
     **dict.fromkeys(STAGES, ": try a larger --accumulate or a smaller --batch-size"),
     "sample": ": try a smaller --n",
     "evaluate": ": try a smaller --batch-size",
 }
+COMPLETION = "Shell completion (bash, zsh, fish): dpo --install-completion"
 
 
-def main(arguments: list[str] | None = None) -> int:
+def missing() -> list[str]:
+    """Packages of the extra that are not installed."""
+    return [name for name in NEEDED if util.find_spec(name) is None]
+
+
+def not_installed() -> str:
+    """Which they are and how to install them; "" if none is missing."""
+    names = missing()
+    return f"not installed: {', '.join(names)}; pip install {' '.join(names)}" if names else ""
+
+
+app = make_app(
+    "dpo",
+    help="Train language models on preferences, and judge them.",
+    help_epilogue="\n\n".join(filter(None, [not_installed().capitalize(), COMPLETION])),
+    group_commands=Group("Options", sort_key=3),
+)
+app.register_install_completion_command()
+DATA, TRAIN, JUDGE = (
+    Group(title, sort_key=place) for place, title in enumerate(("Data", "Training", "Judging"))
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 for a finding, 2 for a mistake, 130."""
-    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        if name in ("-h", "--help"):
-            print(_overview())
-            return 0
-        if name not in COMMANDS:
-            known = ", ".join(COMMANDS)
-            raise ValueError(f"unknown command {name!r}, expected one of {known}")
-        return COMMANDS[name][1](name, rest) or 0
-    except KeyboardInterrupt:
-        print("dpo: interrupted", file=sys.stderr)
-        return 130
+        return run(app, arguments)
     except ModuleNotFoundError as error:
-        if str(error.name).split(".")[0] not in NEEDED:
+        if str(error.name).split(".")[0] not in missing():
             raise
-        return _mistake(f"{error.name} is not installed: {INSTALL}")
-    except (ValueError, OSError) as error:
-        return _mistake(error)
+        return mistake(app, not_installed())
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(text in str(error) for text in NO_MEMORY):
             raise
-        return _mistake(f"out of memory{SMALLER.get(name, '')}")
+        return mistake(app, f"out of memory{SMALLER.get(arguments[0], '')}")
 
 
-def _mistake(error: object) -> int:
-    print("dpo:", " ".join(str(error).split()), file=sys.stderr)
-    return 2
+@app.command(group=DATA, sort_key=0)
+def world(
+    *,
+    out: str,
+    pairs: Annotated[int, AT_LEAST_1] = 2000,
+    labels: Literal["bradley-terry", "deterministic"] = "bradley-terry",
+    noise: Annotated[float, Parameter(validator=Number(gte=0, lte=0.5))] = 0.0,
+    words: Annotated[tuple[int, int], LISTED, Parameter(validator=Number(gte=3))] = (26, 130),
+    seed: int = 0,
+) -> None:
+    """Write the built-in world of film reviews: data with a known reward, and a tokenizer.
 
-
-def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    listed = [f"  {name.ljust(width)}  {text}" for name, (text, _) in COMMANDS.items()]
-    missing = importlib.util.find_spec("transformers") is None
-    end = [f"The language model needs an extra that is not installed: {INSTALL}"] if missing else []
-    head = [
-        "usage: dpo COMMAND [options]",
-        "",
-        *listed,
-        "",
-        "dpo COMMAND --help lists its options.",
-    ]
-    return "\n".join([*head, *end])
-
-
-def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    """A flag's type: a whole number from `least` to `most`."""
-    rule = f"of at least {least}" if most is None else f"from {least} to {most}"
-
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = least - 1
-        if number < least or (most is not None and number > most):
-            raise argparse.ArgumentTypeError(f"must be a whole number {rule}, got {text!r}")
-        return number
-
-    return parse
-
-
-# A command takes its name and the rest of the command line; it returns an exit code, None for 0.
-
-
-def run_stage(name: str, arguments: list[str]) -> None:
-    """Train one stage; say first what became of the data's rows, at last where the run is."""
-    module = importlib.import_module(f"dpo_lib.language_model.{MODULES.get(name, name)}")
-    kind, stage_class = stage_of(module)
-    parser = settings_parser(kind, f"dpo {name}", f"{STAGES[name]}.")
-    settings = read_settings(kind, parser, arguments)
-    from dpo_lib.language_model.trainer import train
-
-    stage, report = stage_class.from_settings(settings)
-    print(*report.lines(), sep="\n", file=sys.stderr)
-    print(train(stage))
-
-
-def stage_of(module: types.ModuleType) -> tuple[type, type]:
-    """The one settings class and the one stage class that a stage's module defines."""
-    own = [value for value in vars(module).values() if isinstance(value, type)]
-    own = [kind for kind in own if kind.__module__ == module.__name__]
-    (settings,) = (kind for kind in own if kind.__name__.endswith("Settings"))
-    (stage,) = (kind for kind in own if hasattr(kind, "from_settings"))
-    return settings, stage
-
-
-def world(name: str, arguments: list[str]) -> None:
-    parser = Parser(
-        prog="dpo world",
-        description="Write the built-in world of film reviews.",
-        argument_default=argparse.SUPPRESS,  # what is not given is write_world's own default
-    )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
-    parser.add_argument("--pairs", type=int, metavar="N", help="preference pairs for training")
-    parser.add_argument("--labels", choices=["bradley-terry", "deterministic"])
-    parser.add_argument("--noise", type=float, metavar="P", help="probability of a turned label")
-    parser.add_argument(
-        "--words",
-        type=int,
-        nargs=2,
-        metavar=("MEDIAN", "MOST"),
-        help="aimed at in a completion (26 130)",
-    )
-    parser.add_argument("--seed", type=int, metavar="S")
-    given = parser.parse_args(arguments)
+    Args:
+        out: Folder to make.
+        pairs: Preference pairs for training.
+        labels: By chance, equation (1), or always for the larger true reward.
+        noise: Probability of a turned label, at most 1/2.
+        words: Median and most that a completion aims at.
+        seed: Of all draws.
+    """
     from dpo_lib.language_model.reviews import write_world
 
-    for file in write_world(**vars(given))["files"]:
-        print(Path(given.out) / file)
+    made = write_world(out, pairs, labels, noise, seed, words=words)
+    for file in made["files"]:
+        print(Path(out) / file)
 
 
-def check(name: str, arguments: list[str]) -> None:
-    parser = Parser(prog="dpo check", description="Validate a data file and say what it holds.")
-    parser.add_argument("--data", required=True, metavar="FILE", help="rows, or a folder of them")
-    parser.add_argument("--model", metavar="NAME_OR_DIR", help="count this model's tokens too")
-    parser.add_argument("--max-length", type=int, default=512, metavar="N", help="(default: 512)")
-    given = parser.parse_args(arguments)
-    from dpo_lib.language_model import data
+@app.command(group=DATA, sort_key=1)
+def check(
+    *,
+    data: str,
+    model: str | None = None,
+    max_length: Annotated[int, Parameter(validator=Number(gte=2))] = 512,
+) -> None:
+    """Validate a data file and say what would be trained on.
+
+    Args:
+        data: File of rows, or a folder of them.
+        model: Hub name or folder: count the tokens of its tokenizer too.
+        max_length: Tokens of prompt and completion together.
+    """
+    from dpo_lib.language_model import data as files
     from dpo_lib.language_model.models import load_tokenizer
 
-    tokenizer = load_tokenizer(given.model, given.data) if given.model else None
-    kind, tokens = _kind_of_rows(given.data), []
-    rows, report = getattr(data, f"read_{kind}")(given.data, tokenizer)
-    if tokenizer is not None:
-        tokenize = getattr(data, f"tokenize_{kind}")
-        tokens = tokenize(rows, tokenizer, given.max_length, report)
-    print("\n".join([f"{given.data}: {kind}", *report.lines(), *_token_lines(tokens)]))
+    readers = {
+        "preferences": (files.read_preferences, files.tokenize_preferences),
+        "examples": (files.read_examples, files.tokenize_examples),
+        "prompts": (files.read_prompts, files.tokenize_prompts),
+    }
+    kind = _kind_of_rows(data)
+    read, tokenize = readers[kind]
+    tokenizer = load_tokenizer(model, data) if model else None
+    rows, report = read(data, tokenizer)
+    tokens = [] if tokenizer is None else tokenize(rows, tokenizer, max_length, report)
+    print("\n".join([f"{data}: {kind}", *report.lines(), *_token_lines(tokens)]))
 
 
 def _kind_of_rows(path: str) -> str:
@@ -191,59 +162,84 @@ def _token_lines(items: list) -> list[str]:
     return shown
 
 
-def sample(name: str, arguments: list[str]) -> None:
-    parser = Parser(prog="dpo sample", description="Sample completions of a prompt.")
-    parser.add_argument("--model", required=True, metavar="DIR")
-    parser.add_argument("--prompt", required=True, metavar="TEXT")
-    parser.add_argument("--n", type=_whole(1), default=1, metavar="N", help="completions (1)")
-    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0 is greedy")
-    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
-    seeds = _whole(-(2**63), 2**64 - 1)  # what a torch.Generator takes
-    parser.add_argument("--seed", type=seeds, default=0, metavar="S")
-    given = parser.parse_args(arguments)
-    if any("\ud800" <= letter <= "\udfff" for letter in given.prompt):  # a shell's stray bytes
-        raise ValueError(f"--prompt must be valid UTF-8, got {given.prompt!r}")
+@app.command(group=TRAIN, sort_key=0)
+def sft(settings: SFTSettings, *, config: Config = None) -> None:
+    """Fine-tune a model on the chosen completions."""
+    from dpo_lib.language_model.sft import SFT
+
+    _train(SFT, settings)
+
+
+@app.command(group=TRAIN, sort_key=1)
+def reward(settings: RewardSettings, *, config: Config = None) -> None:
+    """Train a reward model on preferences, equation (2)."""
+    from dpo_lib.language_model.reward_model import Reward
+
+    _train(Reward, settings)
+
+
+@app.command(group=TRAIN, sort_key=2)
+def dpo(settings: DPOSettings, *, config: Config = None) -> None:
+    """Train a policy on preferences, equation (7)."""
+    from dpo_lib.language_model.dpo import DPO
+
+    _train(DPO, settings)
+
+
+@app.command(group=TRAIN, sort_key=3)
+def ppo(settings: PPOSettings, *, config: Config = None) -> None:
+    """Train a policy against a reward model, objective (3)."""
+    from dpo_lib.language_model.ppo import PPO
+
+    _train(PPO, settings)
+
+
+def _train(kind, settings) -> None:
+    """Train one stage; say first what became of the data's rows, at last where the run is."""
+    from dpo_lib.language_model.trainer import train
+
+    stage, report = kind.from_settings(settings)
+    print(*report.lines(), sep="\n", file=sys.stderr)
+    print(train(stage))
+
+
+@app.command(group=JUDGE, sort_key=0)
+def sample(
+    *,
+    model: str,
+    prompt: str,
+    n: Annotated[int, AT_LEAST_1] = 1,
+    temperature: Annotated[float, TEMPERATURE] = 1.0,
+    max_new_tokens: Annotated[int, AT_LEAST_1] = 64,
+    seed: Annotated[int, Parameter(validator=Number(gte=-(2**63), lte=2**64 - 1))] = 0,
+) -> None:
+    """Sample completions of a prompt.
+
+    Args:
+        model: Hub name or folder of a policy.
+        prompt: Text to go on from.
+        n: Completions.
+        temperature: 0 is greedy.
+        max_new_tokens: Tokens of a completion.
+        seed: Of the draws.
+    """
+    if any("\ud800" <= letter <= "\udfff" for letter in prompt):  # a shell's stray bytes
+        raise ValueError(f"--prompt must be valid UTF-8, got {prompt!r}")
     import torch
 
     from dpo_lib.language_model.data import tokenize_prompts
     from dpo_lib.language_model.sampling import generate
 
-    model, tokenizer = _load(given.model)
-    prompts = tokenize_prompts([given.prompt] * given.n, tokenizer, max_length=2**30)
-    generator = torch.Generator().manual_seed(given.seed)
-    for ids in generate(
-        model,
-        prompts,
-        given.max_new_tokens,
-        given.temperature,
-        generator,
-        tokenizer.eos_token_id,
-    ):
+    policy, tokenizer = _load(model)
+    prompts = tokenize_prompts([prompt] * n, tokenizer, max_length=2**30)
+    generator, end = torch.Generator().manual_seed(seed), tokenizer.eos_token_id
+    for ids in generate(policy, prompts, max_new_tokens, temperature, generator, end):
         print(repr(tokenizer.decode(ids, skip_special_tokens=True)))
 
 
-def evaluate(name: str, arguments: list[str]) -> None:
-    parser = Parser(prog="dpo evaluate", description="Reward against KL, with intervals.")
-    parser.add_argument("--model", required=True, nargs="+", metavar="DIR", help="one or more")
-    parser.add_argument("--reference", required=True, metavar="DIR")
-    parser.add_argument(
-        "--data", required=True, metavar="DIR", help="held-out prompts: a file, or a folder"
-    )
-    parser.add_argument("--out", metavar="FILE", help="JSON; the plot is written beside it")
-    parser.add_argument(
-        "--reward", default="true", metavar="DIR", help="a reward model, or true (default)"
-    )
-    parser.add_argument(
-        "--prompts", type=_whole(2), metavar="N", help="use the first N (default: all)"
-    )
-    parser.add_argument("--samples", type=int, default=4, metavar="N", help="for each prompt (4)")
-    parser.add_argument("--best-of", type=int, default=1, metavar="N", help="of the reference")
-    parser.add_argument("--temperature", type=float, nargs="+", default=[1.0], metavar="T")
-    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="(64)")
-    parser.add_argument("--max-length", type=int, default=512, metavar="N", help="of a prompt")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="(64)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
-    given = parser.parse_args(arguments)
+@app.command(group=JUDGE, sort_key=1)
+def evaluate(given: EvaluationSettings) -> None:
+    """Reward against KL with intervals, win rates, Best-of-N."""
     from dpo_lib.language_model import evaluate
     from dpo_lib.language_model.data import read_prompts, tokenize_prompts
     from dpo_lib.language_model.ppo import load_judge, world_score
@@ -275,7 +271,7 @@ def evaluate(name: str, arguments: list[str]) -> None:
         max_new_tokens=given.max_new_tokens,
         batch_size=given.batch_size,
     )
-    report = {"settings": vars(given)} | report
+    report = {"settings": asdict(given)} | report
     print("\n".join(evaluate.lines(report)))
     if given.out is not None:
         print(*evaluate.write(report, given.out))
@@ -298,14 +294,17 @@ def _load(folder: str, reads=None):
     return load_policy(folder, tokenizer).to(pick_device()).eval(), tokenizer
 
 
-def doctor(name: str, arguments: list[str]) -> int:
-    parser = Parser(prog="dpo doctor", description="Read a training log and name likely bugs.")
-    parser.add_argument("file", metavar="FILE", help="metrics.jsonl, trainer_state.json, or a run")
-    given = parser.parse_args(arguments)
+@app.command(group=JUDGE, sort_key=2)
+def doctor(file: str, /) -> int:
+    """Read a training log and name the likely bugs; exit code 1 if there are any.
+
+    Args:
+        file: metrics.jsonl, TRL's trainer_state.json, or a run's folder.
+    """
     from dpo_lib.language_model.doctor import diagnose
     from dpo_lib.language_model.training_log import read_log
 
-    log = read_log(given.file)
+    log = read_log(file)
     findings = diagnose(log)
     suspects = [finding for finding in findings if not finding.note]
     notes = [finding for finding in findings if finding.note]
@@ -314,15 +313,6 @@ def doctor(name: str, arguments: list[str]) -> int:
     print(f"{len(log.rows)} rows, steps {first} to {last}")
     return int(bool(suspects))
 
-
-COMMANDS: dict[str, tuple[str, Callable[[str, list[str]], int | None]]] = {
-    "world": ("write the built-in world: data with a known reward, and a tokenizer", world),
-    "check": ("validate a data file and say what would be trained on", check),
-    **{name: (text, run_stage) for name, text in STAGES.items()},
-    "sample": ("sample completions of a prompt", sample),
-    "evaluate": ("reward against KL, win rates, Best-of-N", evaluate),
-    "doctor": ("read a training log and name the likely bugs", doctor),
-}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,13 +1,17 @@
 """What every public function refuses, each in one line that names the argument and the value.
 
 Values are looked at on CPU tensors only: reading one from an accelerator would make each
-training step wait for the device. Shapes are checked everywhere.
+training step wait for the device. Shapes are checked everywhere. Without torch, for the command
+line; what is checked brings it along.
 """
 
-import math
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def check_beta(beta: float) -> float:
@@ -33,7 +37,7 @@ def check_same_shape(**tensors: Tensor) -> None:
 
 def check_finite(name: str, tensor: Tensor) -> None:
     """Raise ValueError at the first NaN or infinity."""
-    _refuse(name, tensor, ~torch.isfinite(tensor.detach()), "must be finite")
+    _refuse(name, tensor, ~tensor.detach().isfinite(), "must be finite")
 
 
 def check_not_nan(name: str, tensor: Tensor) -> None:
@@ -57,7 +61,7 @@ def check_log_policy(name: str, log_policy: Tensor, tolerance: float = 1e-6) -> 
 
 def check_indices(name: str, indices: Tensor, size: int) -> None:
     """Raise ValueError unless all entries are integers in [0, size)."""
-    if indices.dtype not in (torch.int64, torch.int32):
+    if str(indices.dtype) not in ("torch.int64", "torch.int32"):
         raise ValueError(f"{name} must hold integers, got {indices.dtype}")
     _refuse(name, indices, (indices < 0) | (indices >= size), f"must lie in [0, {size})")
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpo_lib._checks import check_beta, check_finite, check_same_shape
+from dpo_lib._loss_names import check_alpha, check_label_smoothing, check_loss
 from dpo_lib.losses import dpo_loss, reward_loss, unlikelihood_loss
 from dpo_lib.objective import implicit_reward, kl_divergence
 
@@ -115,7 +116,7 @@ def cdpo_loss(
 
     Source: Mitchell 2023, "A note on DPO with noisy preferences and relationship to IPO".
     """
-    eps = _check_label_smoothing(label_smoothing)
+    eps = check_label_smoothing(label_smoothing)
     loss, flipped = _loss_and_flipped(
         policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps, beta
     )
@@ -140,7 +141,7 @@ def robust_loss(
 
     Source: rDPO, Chowdhury, Kini and Natarajan 2024 (arXiv 2403.00409).
     """
-    eps = _check_label_smoothing(label_smoothing)
+    eps = check_label_smoothing(label_smoothing)
     loss, flipped = _loss_and_flipped(
         policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps, beta
     )
@@ -166,9 +167,7 @@ def exo_pair_loss(
 
     Source: EXO, Ji et al. 2024 (arXiv 2402.00856), equation (16).
     """
-    eps = _check_label_smoothing(label_smoothing)
-    if eps == 0:
-        raise ValueError(f"label_smoothing must be positive in exo_pair, got {label_smoothing}")
+    eps = check_label_smoothing(label_smoothing, positive=True)
     loss, flipped = _loss_and_flipped(
         policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps, beta
     )
@@ -318,8 +317,7 @@ def unlikelihood_pair_loss(
 
     Source: Rafailov et al. 2023, appendix C.3; Welleck et al. 2019 (arXiv 1908.04319).
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
+    check_alpha(alpha)
     check_same_shape(chosen=policy_chosen_logps, reference=ref_chosen_logps)
     check_same_shape(rejected=policy_rejected_logps, reference=ref_rejected_logps)
     return unlikelihood_loss(policy_chosen_logps, policy_rejected_logps, alpha)
@@ -377,23 +375,9 @@ def choose_loss(
     Raises:
         ValueError: for a setting that the loss would ignore, lacks, or cannot take.
     """
-    if name not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {name}")
-    if name == "sigmoid" and label_smoothing:
-        name = "cdpo"  # what the authors' code does with smoothed labels
-    loss = LOSSES[name]
-    given = {"beta": check_beta(beta), "label_smoothing": label_smoothing, "alpha": alpha}
-    for setting, silent in (("label_smoothing", 0.0), ("alpha", None)):
-        if setting not in loss.settings and given[setting] != silent:
-            users = ", ".join(other.name for other in LOSSES.values() if setting in other.settings)
-            raise ValueError(
-                f"{setting} has no effect on the loss {name}, only on {users}; got {given[setting]}"
-            )
-        if setting in loss.settings and given[setting] is None:
-            raise ValueError(f"the loss {name} needs {setting}")
-    chosen = functools.partial(loss.function, **{key: given[key] for key in loss.settings})
-    chosen(*torch.zeros(4, 1))  # a value out of range is refused now, not at the first step
-    return chosen
+    loss = LOSSES[check_loss(name, beta, label_smoothing, alpha)]
+    given = {"beta": beta, "label_smoothing": label_smoothing, "alpha": alpha}
+    return functools.partial(loss.function, **{key: given[key] for key in loss.settings})
 
 
 def _loss_and_flipped(
@@ -408,9 +392,3 @@ def _loss_and_flipped(
         policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps, beta
     )
     return reward_loss(chosen, rejected), reward_loss(rejected, chosen)
-
-
-def _check_label_smoothing(label_smoothing: float) -> float:
-    if not 0 <= label_smoothing < 0.5:
-        raise ValueError(f"label_smoothing must lie in [0, 1/2), got {label_smoothing}")
-    return label_smoothing

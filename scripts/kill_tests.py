@@ -12,7 +12,6 @@ run ended otherwise.
 # ruff: noqa: E402 (the paths and the number of threads come first)
 
 import argparse
-import importlib
 import itertools
 import os
 import random
@@ -31,10 +30,20 @@ import torch
 from faults import Faults, count_events, ends, in_child, warm_up
 from small_world import small_world
 
-from dpo_lib.__main__ import MODULES, STAGES, stage_of
 from dpo_lib.language_model import checkpoint
+from dpo_lib.language_model import settings as told
+from dpo_lib.language_model.dpo import DPO
+from dpo_lib.language_model.ppo import PPO
+from dpo_lib.language_model.reward_model import Reward
+from dpo_lib.language_model.sft import SFT
 from dpo_lib.language_model.trainer import train
 
+STAGES = {
+    "sft": (told.SFTSettings, SFT),
+    "reward": (told.RewardSettings, Reward),
+    "dpo": (told.DPOSettings, DPO),
+    "ppo": (told.PPOSettings, PPO),
+}
 CHAINS = (1, 2, 5, 2)
 SETTINGS = dict(steps=9, batch_size=8, accumulate=2, save_every=2, lr=1e-4, max_length=64)
 OWN = {"ppo": dict(reward="true", max_new_tokens=8, epochs=2, minibatches=2)}
@@ -42,8 +51,7 @@ OWN = {"ppo": dict(reward="true", max_new_tokens=8, epochs=2, minibatches=2)}
 
 def command(name: str, named: dict, run: Path) -> Callable[[], None]:
     """What `dpo NAME --out RUN --resume` does."""
-    module = importlib.import_module(f"dpo_lib.language_model.{MODULES.get(name, name)}")
-    settings, stage = stage_of(module)
+    settings, stage = STAGES[name]
     given = SETTINGS | named | OWN.get(name, {}) | dict(out=str(run), resume=True, log_every=1000)
     return lambda: train(stage.from_settings(settings(**given))[0])
 

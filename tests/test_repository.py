@@ -10,6 +10,9 @@ import pytest
 import yaml
 from conftest import NOTEBOOKS, ROOT
 
+import dpo_lib
+from dpo_lib import losses
+
 ADDRESS = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
 URL, BRANCH = ADDRESS["url"], ADDRESS["branch"]
 GUARD = """import importlib.util
@@ -37,11 +40,12 @@ FORM = [
     "## Summary",
 ]
 MODULES = {path.stem: path.read_text() for path in ROOT.glob("dpo_lib/*.py")}
-METHOD = ["_checks", "world", "preferences", "objective", "losses", "variants", "policies",
-          "training", "evaluation", "plotting", "widgets"]  # fmt: skip
+METHOD = ["_checks", "_loss_names", "world", "preferences", "objective", "losses", "variants",
+          "policies", "training", "evaluation", "plotting", "widgets"]  # fmt: skip
 LANGUAGE_MODEL = {path.stem: path.read_text() for path in ROOT.glob("dpo_lib/language_model/*.py")}
 LANGUAGE_MODEL_ORDER = [
-    "rows", "shapes", "data", "reviews", "_hub", "_transformers", "models", "layouts", "logprobs",
+    "settings", "rows", "shapes", "data", "reviews", "_hub", "_transformers", "models", "layouts",
+    "logprobs",
     "sharding", "checkpoint", "run_folder", "processes", "progress", "trainer", "sampling", "sft",
     "reward_model", "dpo", "rollouts", "ppo", "evaluate", "training_log", "doctor", "bugs",
 ]  # fmt: skip
@@ -143,8 +147,18 @@ def test_a_heavy_package_is_imported_only_where_it_is_the_subject(package):
 
 
 def test_importing_the_library_imports_nothing_heavy():
-    code = f"import dpo_lib, sys; print({set(HEAVY)} & set(sys.modules))"
+    heavy = {"torch", *HEAVY}
+    code = f"import dpo_lib, sys; print({heavy} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
+def test_the_package_has_the_names_that_it_lists():
+    assert set(dpo_lib.__all__) <= set(dir(dpo_lib))
+    for name in dpo_lib.__all__:
+        assert getattr(dpo_lib, name).__name__ == name
+    assert dpo_lib.dpo_loss is losses.dpo_loss
+    with pytest.raises(AttributeError, match="'dpo_lib' has no attribute 'dpo_los'"):
+        dpo_lib.dpo_los  # noqa: B018
 
 
 def test_every_public_module_is_in_the_reference():

@@ -23,7 +23,7 @@ from dpo_lib.language_model.data import (
     TokenExample,
     tokenize_preferences,
 )
-from dpo_lib.language_model.dpo import DPO, DPOSettings, reward_metrics
+from dpo_lib.language_model.dpo import DPO, reward_metrics
 from dpo_lib.language_model.logprobs import completion_logps, pair_logps
 from dpo_lib.language_model.models import frozen_copy
 from dpo_lib.language_model.processes import processes
@@ -33,7 +33,8 @@ from dpo_lib.language_model.reviews import (
     reward,
     train_tokenizer,
 )
-from dpo_lib.language_model.sft import SFT, SFTSettings
+from dpo_lib.language_model.settings import DPOSettings, SFTSettings
+from dpo_lib.language_model.sft import SFT
 from dpo_lib.language_model.trainer import (
     OPTIMIZERS,
     Stage,

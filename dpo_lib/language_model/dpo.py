@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -39,10 +38,9 @@ from dpo_lib.language_model.models import (
 )
 from dpo_lib.language_model.processes import processes
 from dpo_lib.language_model.progress import counted
+from dpo_lib.language_model.settings import DPOSettings, TrainingError
 from dpo_lib.language_model.trainer import (
-    Settings,
     Stage,
-    TrainingError,
     batch_indices,
     micro_batches,
     precision,
@@ -50,20 +48,6 @@ from dpo_lib.language_model.trainer import (
 )
 from dpo_lib.objective import implicit_reward
 from dpo_lib.variants import choose_loss
-
-
-@dataclass(frozen=True, kw_only=True)
-class DPOSettings(Settings):
-    """Settings of DPO; `reference` is a model's name or folder, by default the policy itself."""
-
-    beta: float = 0.1  # reward units per nat; larger stays closer to the reference
-    loss: str = "sigmoid"  # equation (7), or another of dpo_lib.variants.LOSSES
-    label_smoothing: float = 0.0  # cdpo, robust, exo_pair: the share of labels that are wrong
-    alpha: float | None = None  # unlikelihood: the weight of the rejected answer
-
-    def __post_init__(self):
-        super().__post_init__()
-        choose_loss(self.loss, self.beta, self.label_smoothing, self.alpha)
 
 
 class DPO(Stage):

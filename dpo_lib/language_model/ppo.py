@@ -11,7 +11,6 @@ InstructGPT does, or from the policy if the true reward is used; its head starts
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -48,10 +47,9 @@ from dpo_lib.language_model.rollouts import (
     whiten,
 )
 from dpo_lib.language_model.sampling import generate
+from dpo_lib.language_model.settings import PPOSettings, TrainingError
 from dpo_lib.language_model.trainer import (
-    Settings,
     Stage,
-    TrainingError,
     batch_indices,
     derive_seed,
     precision,
@@ -60,55 +58,6 @@ from dpo_lib.language_model.trainer import (
 from dpo_lib.losses import ppo_clip_loss
 
 Score = Callable[[Sequences], Tensor]  # rewards of whole completions, shape (rows,)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PPOSettings(Settings):
-    """PPO's numbers. The DPO paper gives none but target KLs of 3, 6, 9, 12 nats (section 6.1).
-
-    Where nothing else is said the defaults are those of Ziegler et al. 2019 for GPT-2 124M
-    (their code, lm-human-preferences). A batch is a minibatch.
-    """
-
-    reward: str  # folder of a reward model, or "true": the built-in world's own (PPO-GT)
-    beta: float = 0.1  # price of the KL to the reference, reward units per nat; 0: none
-    target_kl: float | None = None  # nats of a whole completion; adapts beta until KL is there
-    max_new_tokens: int = 64  # of a completion
-    temperature: float = 1.0  # of policy and reference, drawn and scored
-    missing_eos_penalty: float = 0.0  # taken off the score of a completion cut at the limit
-    epochs: int = 4  # times that each completion is used
-    minibatches: int = 1  # an iteration draws minibatches * batch_size completions
-    clip_range: float = 0.2  # epsilon of PPO (7)
-    value_clip_range: float | None = None  # reward units; Ziegler et al. have 0.2
-    gamma: float = 1.0  # discount
-    lam: float = 0.95  # GAE's lambda
-    value_coefficient: float = 0.1  # c1 of PPO (9); Ziegler et al. also halve the value loss
-    entropy_coefficient: float = 0.0  # c2 of PPO (9)
-    whiten: bool = True  # advantages to mean 0, variance 1 over the tokens of an iteration
-    lr: float = 1.41e-5
-    optimizer: str = "adamw"  # or "rmsprop"
-    warmup_steps: int = 0  # linear from 0, then constant
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("max_new_tokens", "epochs", "minibatches"):
-            _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("temperature", "clip_range", "target_kl", "value_clip_range"):
-            value = getattr(self, name)
-            optional = value is None and name in ("target_kl", "value_clip_range")
-            _require(self, name, optional or 0 < value < math.inf, "positive and finite")
-        for name in ("beta", "missing_eos_penalty", "value_coefficient", "entropy_coefficient"):
-            _require(self, name, 0 <= getattr(self, name) < math.inf, "at least 0 and finite")
-        for name in ("gamma", "lam"):
-            _require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
-        room = self.max_length - 2  # for a prompt
-        _require(self, "max_new_tokens", self.max_new_tokens <= room, "at most max_length - 2")
-        _require(self, "beta", self.beta > 0 or self.target_kl is None, "positive for a target_kl")
-
-
-def _require(settings: PPOSettings, name: str, holds: bool, rule: str) -> None:
-    if not holds:
-        raise TrainingError(f"{name} must be {rule}, got {getattr(settings, name)}")
 
 
 class PPO(Stage):

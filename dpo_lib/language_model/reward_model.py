@@ -6,7 +6,6 @@ rewards" (section 3). The paper asks it of every prompt; a data set shows only t
 each, so one constant is taken for all, which no preference can see.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,15 +27,9 @@ from dpo_lib.language_model.models import (
     state_hash,
 )
 from dpo_lib.language_model.processes import processes
-from dpo_lib.language_model.trainer import Settings, Stage, precision, tokenizer_hash
+from dpo_lib.language_model.settings import RewardSettings
+from dpo_lib.language_model.trainer import Stage, precision, tokenizer_hash
 from dpo_lib.losses import reward_loss
-
-
-@dataclass(frozen=True, kw_only=True)
-class RewardSettings(Settings):
-    """Settings of reward modelling; nothing but a learning rate of its own."""
-
-    lr: float = 1e-5
 
 
 class Reward(Stage):

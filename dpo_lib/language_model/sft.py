@@ -6,7 +6,6 @@ and however the batch is split. Given preference rows it learns the chosen compl
 the paper's Preferred-FT baseline.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -30,14 +29,8 @@ from dpo_lib.language_model.models import (
     state_hash,
 )
 from dpo_lib.language_model.processes import processes
-from dpo_lib.language_model.trainer import Settings, Stage, precision, tokenizer_hash
-
-
-@dataclass(frozen=True, kw_only=True)
-class SFTSettings(Settings):
-    """Settings of supervised fine-tuning; nothing but a learning rate of its own."""
-
-    lr: float = 1e-5
+from dpo_lib.language_model.settings import SFTSettings
+from dpo_lib.language_model.trainer import Stage, precision, tokenizer_hash
 
 
 class SFT(Stage):

@@ -14,7 +14,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -26,55 +25,7 @@ from dpo_lib.language_model import checkpoint, sharding
 from dpo_lib.language_model.processes import Processes, processes
 from dpo_lib.language_model.progress import Progress
 from dpo_lib.language_model.run_folder import RunFolder
-
-
-class TrainingError(ValueError):
-    """Why a run cannot start or go on, in one line."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What every stage can be told; a stage's own settings extend it."""
-
-    model: str  # hub name, folder, "tiny" or "gpt2-random"
-    data: str  # file or folder of rows
-    out: str  # the run's folder, made here
-    reference: str | None = None  # the frozen model, where a stage has one
-    steps: int | None = None  # optimiser steps; once through the data if not given
-    batch_size: int = 64  # items of one step, over all micro-batches and processes
-    accumulate: int = 1  # micro-batches in which each process goes through its part of a batch
-    lr: float = 1e-6
-    optimizer: str = "rmsprop"  # the paper's; or "adamw"
-    warmup_steps: int = 150  # linear from 0, then constant
-    max_grad_norm: float = 10.0
-    max_length: int = 512  # tokens of prompt and completion together
-    seed: int = 0
-    save_every: int = 500  # steps between checkpoints
-    log_every: int = 10  # steps between lines, where there is no terminal for a bar
-    dtype: str = "auto"
-    resume: bool = False
-
-    def __post_init__(self):
-        from dpo_lib.language_model.models import pick_dtype  # slow to import
-
-        pick_dtype(torch.device("cpu"), self.dtype)
-        for name in ("steps", "batch_size", "accumulate", "max_length", "save_every", "log_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise TrainingError(f"{name} must be at least 1, got {value}")
-        for name in ("warmup_steps", "seed"):
-            if getattr(self, name) < 0:
-                raise TrainingError(f"{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("lr", "max_grad_norm"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise TrainingError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.optimizer not in OPTIMIZERS:
-            known = " or ".join(OPTIMIZERS)
-            raise TrainingError(f"optimizer must be {known}, got {self.optimizer}")
-
-    def for_items(self, items: int) -> "Settings":
-        """The settings with `steps` filled in: those of one epoch, if none are given."""
-        return replace(self, steps=self.steps or math.ceil(items / self.batch_size))
+from dpo_lib.language_model.settings import Settings, TrainingError
 
 
 class Stage(Protocol):

@@ -19,8 +19,10 @@ from importlib import resources
 from pathlib import Path
 
 import torch
+from cyclopts import Parameter
 
-from dpo_lib._flags import read_settings, settings_parser
+from dpo_lib._command_line import Config, make_app
+from dpo_lib._command_line import run as run_app
 
 STORED = resources.files(__package__)  # this folder: frontier_tiny.json is in it
 CURVES = ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")
@@ -28,33 +30,57 @@ CURVES += ("logps/chosen", "logps/rejected", "objective/kl", "objective/scores",
 POINTS = 24  # of a stored curve
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What to run. The defaults are for "tiny"; a larger model wants smaller learning rates."""
 
-    out: str  # folder of the runs; frontier.json is written into it
-    model: str = "tiny"  # or gpt2-random, gpt2 (from the hub), a folder
-    seeds: int = 3  # seeds 0, 1, ...: of weights, order, sampling; the world is one
-    betas: str = "0.05 0.3 1 5"  # of DPO, reward units per nat
-    beta: float = 0.3  # of PPO, and of the DPO that is drawn from at every temperature
-    alpha: float = 0.1  # of Unlikelihood
+    out: str
+    """Folder of the runs; frontier.json is written into it."""
+    model: str = "tiny"
+    """tiny, gpt2-random, gpt2 (from the hub), or a folder."""
+    seeds: int = 3
+    """How many, from 0 on; of weights, order and sampling. The world is one."""
+    betas: str = "0.05 0.3 1 5"
+    """Of DPO, reward units per nat."""
+    beta: float = 0.3
+    """Of PPO, and of the DPO that is drawn from at every temperature."""
+    alpha: float = 0.1
+    """Of Unlikelihood."""
     temperatures: str = "0.25 0.5 0.75 1"
-    pairs: int = 3840  # preference pairs, labelled by the true reward without noise
+    """At which policies are judged."""
+    pairs: int = 3840
+    """Preference pairs, labelled by the true reward without noise."""
     batch_size: int = 32
-    accumulate: int = 1  # micro-batches of a batch: more need less memory
+    """Items of one step."""
+    accumulate: int = 1
+    """Micro-batches of a batch; more need less memory."""
     sft_steps: int = 200
-    reward_steps: int = 125  # on batches twice as large
-    steps: int = 120  # of DPO, Preferred-FT, Unlikelihood: once through 3,840 pairs
+    """Of SFT."""
+    reward_steps: int = 125
+    """Of the reward model, on batches twice as large."""
+    steps: int = 120
+    """Of DPO, Preferred-FT and Unlikelihood; 120 go once through 3,840 pairs."""
     ppo_steps: int = 60
-    sft_lr: float = 1e-3  # and of the reward model
-    lr: float = 1e-4  # of DPO, Preferred-FT, Unlikelihood
+    """Of PPO."""
+    sft_lr: float = 1e-3
+    """Learning rate of SFT and of the reward model."""
+    lr: float = 1e-4
+    """Learning rate of DPO, Preferred-FT and Unlikelihood."""
     ppo_lr: float = 5e-4
-    test_pairs: int = 500  # held out, for accuracies, at most 500
-    prompts: int = 100  # those of the first of them, for completions
-    samples: int = 2  # for each prompt
+    """Learning rate of PPO."""
+    test_pairs: int = 500
+    """Held-out pairs for accuracies, at most 500."""
+    prompts: int = 100
+    """For completions; those of the first test pairs."""
+    samples: int = 2
+    """Completions of each prompt."""
     best_of: int = 16
-    max_new_tokens: int = 96  # of a judged completion; PPO trains on at most 64
+    """The largest N of Best-of-N."""
+    max_new_tokens: int = 96
+    """Of a judged completion; PPO trains on at most 64."""
     world_seed: int = 2
+    """Of the world."""
 
 
 class ResultError(ValueError):
@@ -63,14 +89,14 @@ class ResultError(ValueError):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what is not there yet, seed after seed, and write OUT/frontier.json after each."""
-    about = "Section 6.1 of the paper on a language model, every method, several seeds."
-    parser = settings_parser(Plan, "python -m dpo_lib.results.frontier", about)
-    try:
-        run(read_settings(Plan, parser, sys.argv[1:] if arguments is None else arguments))
-    except (ValueError, OSError) as error:
-        print("frontier:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    return 0
+    app = make_app("frontier", usage="Usage: python -m dpo_lib.results.frontier [OPTIONS]")
+
+    @app.default
+    def frontier(plan: Plan, *, config: Config = None) -> None:
+        """Section 6.1 of the paper on a language model, every method, several seeds."""
+        run(plan)
+
+    return run_app(app, arguments)
 
 
 def run(plan: Plan) -> Path:

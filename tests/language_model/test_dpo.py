@@ -13,10 +13,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from dpo_lib.language_model import dpo, progress
 from dpo_lib.language_model.data import Pair
-from dpo_lib.language_model.dpo import DPO, DPOSettings, load_scores, reward_metrics, save_scores
+from dpo_lib.language_model.dpo import DPO, load_scores, reward_metrics, save_scores
 from dpo_lib.language_model.logprobs import plain_logps
 from dpo_lib.language_model.models import frozen_copy, load_policy, state_hash
 from dpo_lib.language_model.processes import Processes
+from dpo_lib.language_model.settings import DPOSettings
 from dpo_lib.language_model.trainer import train
 from dpo_lib.losses import dpo_loss
 from dpo_lib.variants import LOSSES, choose_loss

@@ -13,9 +13,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from dpo_lib.language_model import checkpoint, layouts, reviews
 from dpo_lib.language_model.logprobs import plain_logps
 from dpo_lib.language_model.models import RewardModel, frozen_copy, load_policy, state_hash
-from dpo_lib.language_model.ppo import PPO, PPOSettings
+from dpo_lib.language_model.ppo import PPO
 from dpo_lib.language_model.rollouts import ValueModel
-from dpo_lib.language_model.trainer import TrainingError, train
+from dpo_lib.language_model.settings import PPOSettings, TrainingError
+from dpo_lib.language_model.trainer import train
 from dpo_lib.objective import expected_reward, kl_divergence, objective, optimal_log_policy
 
 EOS = 3
@@ -427,7 +428,7 @@ def test_K8_another_reward_is_not_resumed(tokenizer, tmp_path):
         (dict(lam=1.5), "lam must be between 0 and 1, got 1.5"),
         (dict(max_new_tokens=511), "max_new_tokens must be at most max_length - 2, got 511"),
         (dict(beta=0.0, target_kl=6.0), "beta must be positive for a target_kl, got 0.0"),
-        (dict(lr=0.0), "lr must be positive, got 0.0"),
+        (dict(lr=0.0), "lr must be positive and finite, got 0.0"),
     ],
 )
 def test_settings_out_of_range_are_refused_in_one_line(change, line):

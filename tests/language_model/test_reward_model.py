@@ -22,11 +22,11 @@ from dpo_lib.language_model.models import (
 from dpo_lib.language_model.reviews import write_world
 from dpo_lib.language_model.reward_model import (
     Reward,
-    RewardSettings,
     correct,
     pair_rewards,
     rewards_of,
 )
+from dpo_lib.language_model.settings import RewardSettings
 from dpo_lib.language_model.trainer import train
 from dpo_lib.losses import reward_loss
 

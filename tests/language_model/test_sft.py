@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from dpo_lib.language_model.data import TokenExample
-from dpo_lib.language_model.sft import SFT, SFTSettings
+from dpo_lib.language_model.settings import SFTSettings
+from dpo_lib.language_model.sft import SFT
 from dpo_lib.language_model.trainer import batch_indices, train
 
 EOS = 0

@@ -17,9 +17,8 @@ from toy_stage import Toy, ToySettings, run_toy
 
 from dpo_lib.language_model import checkpoint, trainer
 from dpo_lib.language_model.run_folder import RunFolder
+from dpo_lib.language_model.settings import Settings, TrainingError
 from dpo_lib.language_model.trainer import (
-    Settings,
-    TrainingError,
     batch_indices,
     derive_seed,
     learning_rate,
@@ -333,12 +332,13 @@ def test_a_link_out_of_the_runs_folder_is_refused_M2(started, tmp_path, name):
     ("changes", "message"),
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"max_length": 1}, "max_length must be at least 2, got 1"),
         ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
-        ({"lr": float("nan")}, "lr must be positive, got nan"),
-        ({"max_grad_norm": 0.0}, "max_grad_norm must be positive, got 0.0"),
-        ({"optimizer": "sgd"}, "optimizer must be rmsprop or adamw, got sgd"),
-        ({"dtype": "float16"}, "dtype must be auto, float32 or bfloat16, got float16"),
+        ({"lr": float("nan")}, "lr must be positive and finite, got nan"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm must be positive and finite, got 0.0"),
+        ({"optimizer": "sgd"}, "optimizer must be one of rmsprop, adamw, got sgd"),
+        ({"dtype": "float16"}, "dtype must be one of auto, float32, bfloat16, got float16"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(changes, message):

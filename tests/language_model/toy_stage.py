@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from dpo_lib.language_model.trainer import Settings, Stage, train
+from dpo_lib.language_model.settings import Settings
+from dpo_lib.language_model.trainer import Stage, train
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,226 @@
+"""What each stage can be told: the fields are the flags of `dpo`, and the keys of its TOML files.
+
+The text below a field is the flag's help; no colon in it, which Sphinx takes for the end of a
+type. Without torch, so that a command line is read or refused before torch is there.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from dpo_lib._command_line import LISTED, RUNNING, section
+from dpo_lib._loss_names import LossName, check_loss
+
+Optimizer = Literal["rmsprop", "adamw"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+MODEL, OPTIMISATION = section("Model and data", 1), section("Optimisation", 2)
+_DPO, _PPO, SAMPLING = (section(title, 3) for title in ("DPO", "PPO", "Sampling"))
+
+
+AT_LEAST_1 = Parameter(validator=Number(gte=1))
+TEMPERATURE = Parameter(validator=Number(gte=0, lt=math.inf))
+
+
+class TrainingError(ValueError):
+    """Why a run cannot start or go on, in one line."""
+
+
+@Parameter(name="*")  # a flag is called --lr, not --settings.lr
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every stage can be told; a stage's own settings extend it."""
+
+    model: Annotated[str, MODEL]
+    """Hub name, folder in the hub's format, "tiny" or "gpt2-random" (random weights)."""
+    data: Annotated[str, MODEL]
+    """File of rows (JSON Lines, plain or gzipped), or a folder of them."""
+    reference: Annotated[str | None, MODEL] = None
+    """The frozen model, where a stage has one; --model itself if not given."""
+    max_length: Annotated[int, MODEL] = 512
+    """Tokens of prompt and completion together."""
+    steps: Annotated[int | None, OPTIMISATION] = None
+    """Optimiser steps; once through the data if not given."""
+    batch_size: Annotated[int, OPTIMISATION] = 64
+    """Items of one step, over all micro-batches and processes."""
+    accumulate: Annotated[int, OPTIMISATION] = 1
+    """Micro-batches in which each process goes through its part of a batch."""
+    lr: Annotated[float, OPTIMISATION] = 1e-6
+    """Learning rate, after the warm-up."""
+    optimizer: Annotated[Optimizer, OPTIMISATION] = "rmsprop"
+    """RMSprop is the paper's; AdamW is without weight decay."""
+    warmup_steps: Annotated[int, OPTIMISATION] = 150
+    """Steps in which the learning rate grows from 0; it is constant from then on."""
+    max_grad_norm: Annotated[float, OPTIMISATION] = 10.0
+    """Longer gradients are shortened to this norm."""
+    out: Annotated[str, RUNNING]
+    """The run's folder, made here; the trained model is its model/."""
+    resume: Annotated[bool, RUNNING] = False
+    """Go on where a killed run in --out stopped."""
+    seed: Annotated[int, RUNNING] = 0
+    """Of random weights, order and draws."""
+    save_every: Annotated[int, RUNNING] = 500
+    """Steps between checkpoints."""
+    log_every: Annotated[int, RUNNING] = 10
+    """Steps between lines, where there is no terminal for a bar."""
+    dtype: Annotated[Dtype, RUNNING] = "auto"
+    """To compute in; auto is bfloat16 on a GPU that has it, else float32."""
+
+    def __post_init__(self):
+        for name, hint in get_type_hints(type(self)).items():
+            if get_origin(hint) is Literal:
+                known = get_args(hint)
+                require(self, name, getattr(self, name) in known, f"one of {', '.join(known)}")
+        require(self, "steps", self.steps is None or self.steps >= 1, "at least 1")
+        for name in ("batch_size", "accumulate", "save_every", "log_every"):
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        require(self, "max_length", self.max_length >= 2, "at least 2")
+        for name in ("warmup_steps", "seed"):
+            require(self, name, getattr(self, name) >= 0, "at least 0")
+        for name in ("lr", "max_grad_norm"):
+            require(self, name, 0 < getattr(self, name) < math.inf, "positive and finite")
+
+    def for_items(self, items: int) -> "Settings":
+        """The settings with `steps` filled in: those of one epoch, if none are given."""
+        return replace(self, steps=self.steps or math.ceil(items / self.batch_size))
+
+
+def require(settings: Settings, name: str, holds: bool, rule: str) -> None:
+    """Raise TrainingError, with the field's name and value, unless it holds."""
+    if not holds:
+        raise TrainingError(f"{name} must be {rule}, got {getattr(settings, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTSettings(Settings):
+    """Settings of supervised fine-tuning; nothing but a learning rate of its own."""
+
+    lr: Annotated[float, OPTIMISATION] = 1e-5
+    """Learning rate, after the warm-up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardSettings(Settings):
+    """Settings of reward modelling; nothing but a learning rate of its own."""
+
+    lr: Annotated[float, OPTIMISATION] = 1e-5
+    """Learning rate, after the warm-up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOSettings(Settings):
+    """Settings of DPO; `reference` is a model's name or folder, by default the policy itself."""
+
+    beta: Annotated[float, _DPO] = 0.1
+    """Reward units per nat; larger stays closer to the reference."""
+    loss: Annotated[LossName, _DPO] = "sigmoid"
+    """sigmoid is equation (7); chapter 15 of the book has the others."""
+    label_smoothing: Annotated[float, _DPO] = 0.0
+    """The share of labels that are wrong, below 1/2; for cdpo, robust and exo_pair."""
+    alpha: Annotated[float | None, _DPO] = None
+    """The weight of the rejected answer, 0 to 1; unlikelihood needs it."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_loss(self.loss, self.beta, self.label_smoothing, self.alpha)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOSettings(Settings):
+    """PPO's numbers. The DPO paper gives none but target KLs of 3, 6, 9, 12 nats (section 6.1).
+
+    Where nothing else is said the defaults are those of Ziegler et al. 2019 for GPT-2 124M
+    (their code, lm-human-preferences). A batch is a minibatch.
+    """
+
+    reward: Annotated[str, _PPO]
+    """Folder of a reward model; "true" is the built-in world's own (PPO-GT)."""
+    beta: Annotated[float, _PPO] = 0.1
+    """Price of the KL to the reference, reward units per nat; 0 is none."""
+    target_kl: Annotated[float | None, _PPO] = None
+    """Nats of a whole completion; beta is adapted until the KL is there."""
+    max_new_tokens: Annotated[int, _PPO] = 64
+    """Tokens of a completion."""
+    temperature: Annotated[float, _PPO] = 1.0
+    """Of policy and reference, drawn and scored."""
+    missing_eos_penalty: Annotated[float, _PPO] = 0.0
+    """Taken off the score of a completion cut at the limit, reward units."""
+    epochs: Annotated[int, _PPO] = 4
+    """Times that each completion is used."""
+    minibatches: Annotated[int, _PPO] = 1
+    """An iteration draws minibatches times batch-size completions."""
+    clip_range: Annotated[float, _PPO] = 0.2
+    """Epsilon of PPO (7)."""
+    value_clip_range: Annotated[float | None, _PPO] = None
+    """Reward units; Ziegler et al. have 0.2."""
+    gamma: Annotated[float, _PPO] = 1.0
+    """Discount."""
+    lam: Annotated[float, _PPO] = 0.95
+    """GAE's lambda."""
+    value_coefficient: Annotated[float, _PPO] = 0.1
+    """c1 of PPO (9); Ziegler et al. also halve the value loss."""
+    entropy_coefficient: Annotated[float, _PPO] = 0.0
+    """c2 of PPO (9)."""
+    whiten: Annotated[bool, _PPO] = True
+    """Advantages to mean 0 and variance 1 over the tokens of an iteration."""
+    lr: Annotated[float, OPTIMISATION] = 1.41e-5
+    """Learning rate, after the warm-up."""
+    optimizer: Annotated[Optimizer, OPTIMISATION] = "adamw"
+    """AdamW is without weight decay."""
+    warmup_steps: Annotated[int, OPTIMISATION] = 0
+    """Steps in which the learning rate grows from 0; it is constant from then on."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("max_new_tokens", "epochs", "minibatches"):
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("temperature", "clip_range", "target_kl", "value_clip_range"):
+            value = getattr(self, name)
+            optional = value is None and name in ("target_kl", "value_clip_range")
+            require(self, name, optional or 0 < value < math.inf, "positive and finite")
+        for name in ("beta", "missing_eos_penalty", "value_coefficient", "entropy_coefficient"):
+            require(self, name, 0 <= getattr(self, name) < math.inf, "at least 0 and finite")
+        for name in ("gamma", "lam"):
+            require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        room = self.max_length - 2  # for a prompt
+        require(self, "max_new_tokens", self.max_new_tokens <= room, "at most max_length - 2")
+        require(self, "beta", self.beta > 0 or self.target_kl is None, "positive for a target_kl")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """What `dpo evaluate` can be told."""
+
+    model: Annotated[list[str], MODEL, Parameter(consume_multiple=1)]
+    """Folders of policies, one or more."""
+    reference: Annotated[str, MODEL]
+    """Folder of the policy that all are compared with."""
+    data: Annotated[str, MODEL]
+    """Held-out prompts in a file, or in a folder with test_prompts.jsonl."""
+    reward: Annotated[str, MODEL] = "true"
+    """Folder of a reward model; "true" is the built-in world's own."""
+    prompts: Annotated[int | None, MODEL, Parameter(validator=Number(gte=2))] = None
+    """Use the first of them only; all if not given."""
+    max_length: Annotated[int, MODEL, AT_LEAST_1] = 512
+    """Tokens of a prompt."""
+    samples: Annotated[int, SAMPLING, AT_LEAST_1] = 4
+    """Completions of each prompt."""
+    best_of: Annotated[int, SAMPLING, AT_LEAST_1] = 1
+    """N of Best-of-N, drawn from the reference."""
+    temperature: Annotated[
+        list[float], SAMPLING, TEMPERATURE, LISTED, Parameter(consume_multiple=1)
+    ] = field(default_factory=lambda: [1.0])
+    """One or more; 0 is greedy."""
+    max_new_tokens: Annotated[int, SAMPLING, AT_LEAST_1] = 64
+    """Tokens of a completion."""
+    batch_size: Annotated[int, SAMPLING, AT_LEAST_1] = 64
+    """Completions at a time."""
+    seed: Annotated[int, SAMPLING] = 0
+    """Of the draws."""
+    out: Annotated[str | None, RUNNING] = None
+    """JSON file to write; the plot is written beside it as .svg."""
