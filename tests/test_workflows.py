@@ -163,7 +163,7 @@ def test_the_bot_commits_the_address_once_and_names_the_commit(tmp_path):
 def test_nothing_is_built_for_readers_while_a_placeholder_stands(workflow):
     runs = [step.get("run", "") for step in steps(workflow, "build")]
     check = runs.index("python3 scripts/repository.py --check")
-    built = [i for i, run in enumerate(runs) if re.search(r"make build|-m build", run)]
+    built = [i for i, run in enumerate(runs) if re.search(r"make build|uv build", run)]
     assert built and min(built) > check
 
 
