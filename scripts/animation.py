@@ -10,7 +10,7 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-SIZE = {"width": 1000, "height": 640}
+SIZE = {"width": 1000, "height": 720}
 
 with sync_playwright() as playwright:
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
@@ -19,16 +19,16 @@ with sync_playwright() as playwright:
     page.goto((ROOT / "_build/html/book/00_start.html").as_uri())
     page.evaluate("window.MathJax?.startup.promise")
     slider = page.locator(".dpo-slider input").first
-    slider.evaluate("input => scrollTo(0, input.getBoundingClientRect().top + scrollY - 180)")
+    slider.evaluate("input => scrollTo(0, input.getBoundingClientRect().top + scrollY - 100)")
     steps = range(int(slider.get_attribute("max")) + 1)
     pictures = []
-    for step in [*reversed(steps), *steps]:
+    for step in [*reversed(steps), *steps[::2]]:
         slider.evaluate(
             "(input, step) => { input.value = step; input.dispatchEvent(new Event('input')); }",
             step,
         )
         picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-        pictures.append(picture.resize((800, 512)).quantize(64, dither=Image.Dither.NONE))
+        pictures.append(picture.resize((750, 540)).quantize(128, dither=Image.Dither.NONE))
     browser.close()
 
 first, *others = pictures

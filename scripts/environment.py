@@ -95,7 +95,10 @@ def main() -> None:
     state = f"{sys.version} {wanted_hash()} {hashlib.sha256(LOCK.read_bytes()).hexdigest()}\n"
     if STAMP.exists() and STAMP.read_text() == state:
         return
-    print("Installing about 150 packages into .venv, once: a few minutes ...", flush=True)
+    print("Installing about 150 packages into .venv, once: a few minutes ...")
+    if sys.platform == "linux" and torch != "cpu" and not shutil.which("nvidia-smi"):
+        print("(no NVIDIA card is seen: TORCH=cpu at the end of the command saves 3 GB of CUDA)")
+    sys.stdout.flush()
     try:
         install(torch)
     except KeyboardInterrupt:
