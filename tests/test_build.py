@@ -3,6 +3,13 @@
 import os
 import re
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -182,3 +189,39 @@ def test_no_page_names_the_machine_it_was_built_on(built_book):
         text = page.read_text()
         for trace in (str(ROOT), home, "ipykernel_", "site-packages"):
             assert trace not in text, f"{trace} in {page.name}"
+
+
+def test_a_busy_port_is_no_reason_not_to_show_the_book(tmp_path):
+    tiny_book(tmp_path, "1 + 1")
+    with socket.socket() as busy:
+        with suppress(OSError):  # then somebody else has it
+            busy.bind(("127.0.0.1", 8000))
+            busy.listen()
+        command = [sys.executable, ROOT / "scripts/build.py", "--serve"]
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        try:
+            address = re.search(r"http://127\.0\.0\.1:(?!8000)\d+", process.stdout.readline())[0]
+            page = urllib.request.urlopen(f"{address}/page.html").read()
+        finally:
+            process.send_signal(signal.SIGINT)
+    assert b"1 + 1" in re.sub(rb"<[^>]*>", b"", page)
+    assert process.wait(timeout=30) == 0
+
+
+def test_an_interrupted_build_keeps_what_was_finished(tmp_path):
+    tiny_book(tmp_path, "import time\n\ntime.sleep(100)")
+    quick = (tmp_path / "page.ipynb").read_text().replace("time.sleep(100)", "time.sleep(0)")
+    (tmp_path / "quick.ipynb").write_text(quick)
+    toc = "format: jb-book\nroot: page\nchapters:\n  - file: quick\n"
+    (tmp_path / "_toc.yml").write_text(toc)
+    chapters = Chapters(tmp_path)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    command = [sys.executable, ROOT / "scripts/build.py"]
+    process = subprocess.Popen(command, cwd=tmp_path, **streams)
+    while not chapters.kept(tmp_path / "quick.ipynb").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and said.startswith("interrupted: ")
+    assert chapters.stale() == [tmp_path / "page.ipynb"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import environment
+import newest
 import pytest
 from conftest import ROOT
 from packaging.requirements import Requirement
@@ -131,3 +132,10 @@ def test_without_a_network_one_sentence_says_so_and_no_environment_counts_as_mad
     assert result.returncode != 0 and len(result.stderr.splitlines()) == 1
     assert "no package index was reached: _build/install.log" in result.stderr
     assert not (tree / ".venv/ready").exists()
+
+
+def test_the_newest_is_bounded_by_the_package_and_not_by_the_lock_or_the_list():
+    asked = newest.newest_requirements()
+    names = [newest.name_of(line) for line in asked]
+    assert "torch" not in names and "-c requirements.lock" not in asked
+    assert "jupyter-book<2" in asked and "pytest" in names
