@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -236,8 +237,10 @@ def execute_all(
     try:
         thread.join()
     except KeyboardInterrupt:
-        loop.call_soon_threadsafe(task.cancel)
-        thread.join()
+        while thread.is_alive():  # a kernel that is just starting swallows it once
+            with suppress(RuntimeError):  # the loop has closed in between
+                loop.call_soon_threadsafe(task.cancel)
+            thread.join(timeout=2)
         raise
     if failures:
         raise ChapterFailed("\n\n".join(failures))
