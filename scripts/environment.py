@@ -27,8 +27,9 @@ def asked_for(file: Path) -> list[str]:
     """What requirements.txt lists, or what pyproject.toml depends on, extras included."""
     text = file.read_text()
     if file == PROJECT:
-        arrays = re.findall(r"^[\w-]+ = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
-        return re.findall(r'^ *"(.*?)",', "".join(arrays), re.MULTILINE)
+        tables = re.findall(r"^\[project(?:\.optional-[\w-]+)?\]\n(.*?)(?=^\[)", text, re.M | re.S)
+        arrays = re.findall(r"^[\w-]+ = \[\n(.*?)^\]", "".join(tables), re.M | re.S)
+        return re.findall(r'^ *"(.*?)",', "".join(arrays), re.M)
     lines = [line.partition("#")[0].strip() for line in text.splitlines()]
     return [line for line in lines if line]
 
