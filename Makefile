@@ -30,8 +30,8 @@ bench: environment
 	$(BIN)/python benchmarks/cli.py
 	$(BIN)/python benchmarks/book.py
 
-colab: environment  ## run the chapters with Colab's versions
-	$(BIN)/python scripts/colab.py
+colab:  ## run the chapters with Colab's versions
+	@$(PYTHON) scripts/colab.py
 
 newest: environment  ## try the newest version of everything
 	$(BIN)/python scripts/newest.py

@@ -56,7 +56,7 @@ class Chapters:
         pages = (root / f"{name}.ipynb" for name in parse_toc_yaml(root / "_toc.yml"))
         self.paths = [page for page in pages if page.exists()]
         installed = {f"{d.name} {d.version}" for d in distributions() if d.name != "dpo-lib"}
-        self._environment = fingerprint(sys.version.encode(), "\n".join(sorted(installed)).encode())
+        self.environment = fingerprint(sys.version.encode(), "\n".join(sorted(installed)).encode())
 
     def kept(self, chapter: Path) -> Path:
         """Where the last execution of a chapter is, or would be."""
@@ -71,7 +71,7 @@ class Chapters:
         about = self.about(chapter)
         if about.get("cells") != _cells_hash(chapter, about.get("solved", False)):
             return False
-        if about["environment"] != self._environment or (solutions and not about["solved"]):
+        if about["environment"] != self.environment or (solutions and not about["solved"]):
             return False
         return all(self._hash(name) == known for name, known in about["files"].items())
 
@@ -122,7 +122,7 @@ class Chapters:
         del book.cells[own:]
         book.metadata[ABOUT] = {
             "cells": _cells_hash(chapter, solutions),
-            "environment": self._environment,
+            "environment": self.environment,
             "files": {
                 name: self._hash(name)
                 for name in self._depends_on(book, json.loads(loaded.outputs[0].text))

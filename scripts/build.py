@@ -21,7 +21,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 EXTENSION = Path(__file__).resolve().parents[1] / "_ext"
 sys.path.insert(0, str(EXTENSION))
-from execution import ChapterFailed, Chapters, execute_all, prepare  # noqa: E402
+from address import repository_url  # noqa: E402
+from execution import ChapterFailed, Chapters, execute_all, fingerprint, prepare  # noqa: E402
 
 # What each chapter takes on one core; benchmarks/book.py measures it. Only order and time left
 # depend on it.
@@ -76,6 +77,16 @@ def execute(console: Console, chapters: Chapters, strict: bool) -> None:
             execute_all(chapters, stale, strict, jobs, display.tell)
 
 
+def state_of(root: Path, chapters: Chapters) -> str:
+    """Hash of all that the pages can depend on: the tree, the versions, the address."""
+    tree = (here for here in root.iterdir() if here.name[0] != "." and here.name != "_build")
+    files = (file for here in tree for file in ([here] if here.is_file() else here.rglob("*")))
+    files = sorted(f for f in files if f.is_file() and "__pycache__" not in f.parts)
+    parts = (part for file in files for part in (str(file).encode(), file.read_bytes()))
+    address = f"{repository_url(root)} {os.environ.get('GITHUB_REF_NAME')}"
+    return fingerprint(*parts, chapters.environment.encode(), address.encode())
+
+
 def write_pages(root: Path, strict: bool) -> tuple[int, list[str]]:
     """Run Jupyter Book with its output in the log; its exit code and what it warned of."""
     command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", "-n", "--keep-going"]
@@ -123,9 +134,15 @@ def main() -> int:
     prepare(root)
     (root / "_build").mkdir(exist_ok=True)
     try:
-        execute(console, Chapters(root), strict)
-        with console.status("writing the pages"):
-            code, warnings = write_pages(root, strict)
+        chapters, clean = Chapters(root), root / "_build/clean"
+        execute(console, chapters, strict)
+        code, warnings, state = 0, [], state_of(root, chapters)
+        if not clean.exists() or clean.read_text() != state or not (root / "_build/html").exists():
+            clean.unlink(missing_ok=True)
+            with console.status("writing the pages"):
+                code, warnings = write_pages(root, strict)
+            if code == 0 and not warnings:
+                clean.write_text(state)
     except ChapterFailed as error:
         (root / "_build/build.log").write_text(str(error))
         print(error, "no book: a chapter does not run (also in _build/build.log)", sep="\n\n")

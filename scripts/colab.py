@@ -53,7 +53,7 @@ def run(chapter: Path) -> None:
     from nbclient import NotebookClient
 
     started, book = time.perf_counter(), nbformat.read(chapter, 4)
-    NotebookClient(book, timeout=300, kernel_name="python3").execute()
+    NotebookClient(book, timeout=900, kernel_name="python3").execute()
     sliders = [cell for cell in book.cells if cell.cell_type == "code" and "slide(" in cell.source]
     for cell in sliders:
         views = [output.get("data", {}) for output in cell.outputs]
@@ -74,8 +74,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder, "main.zip")
         archive(package)
-        for what in (VERSIONS, ["--force-reinstall", "--no-deps", str(package)]):
-            subprocess.run([python, "-m", "pip", "install", "-q", *what], check=True)
+        kept = Path(folder, "constraints.txt")  # what the library brings may change none of these
+        kept.write_text("\n".join(VERSIONS))
+        library = f"dpo-lib[language-model] @ {package.as_uri()}"
+        for what in (VERSIONS, ["--force-reinstall", "--no-deps", library], [library]):
+            subprocess.run([python, "-m", "pip", "install", "-q", "-c", kept, *what], check=True)
         for chapter in sorted(ROOT.glob("book/*.ipynb")):
             subprocess.run([python, __file__, chapter], cwd=folder, env=environment, check=True)
 
