@@ -181,3 +181,11 @@ def test_jupyter_book_two_is_never_installed():
     named = r"(?:pip install .*|^)(jupyter-book\S*)"
     found = [name for path in files for name in re.findall(named, path.read_text(), re.MULTILINE)]
     assert found and all(re.match(r"jupyter-book(?:==1\.|<2)", name) for name in found)
+
+
+def test_the_readme_computes_what_it_says():
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    (*lines, call), names = code.splitlines(), {}
+    exec("\n".join(lines), names)
+    loss, said = call.rsplit(" = ", 1)  # within the comment
+    assert round(eval(loss, names).item(), 3) == float(said)
