@@ -8,6 +8,7 @@ rename, replace, unlink, rmdir.
 import builtins
 import errno
 import os
+import pathlib
 import signal
 import sys
 import time
@@ -60,8 +61,12 @@ class Faults:
         self.at, self.fail, self.count, self.log = at, fail, 0, log
 
     def install(self) -> None:
+        kept = getattr(pathlib, "_NormalAccessor", object)  # Python 3.10's own references to these
         for name in EVENTS:
-            setattr(os, name, self._wrap(name, getattr(os, name)))
+            wrapped = self._wrap(name, getattr(os, name))
+            setattr(os, name, wrapped)
+            if hasattr(kept, name):
+                setattr(kept, name, staticmethod(wrapped))
         opened = builtins.open
 
         def open_and_watch(*arguments, **options):
@@ -70,6 +75,8 @@ class Faults:
             return _Watched(file, self) if "w" in mode or "a" in mode else file
 
         builtins.open = open_and_watch
+        if hasattr(kept, "open"):
+            kept.open = staticmethod(open_and_watch)
 
     def event(self, name: str, path, half=None) -> None:
         self.count += 1
