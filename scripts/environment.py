@@ -75,11 +75,13 @@ def run(doing: str, *command) -> None:
     sys.exit(f"{doing} failed, {why}: {LOG.relative_to(ROOT)}; `make` again starts over")
 
 
-def install(torch: str) -> None:
+def install(torch: str, anew: bool) -> None:
+    """Install what is missing or has another version; `anew` begins with an empty .venv."""
     python = VENV / "bin/python"
     LOG.parent.mkdir(exist_ok=True)
     LOG.write_text("")
-    run("making .venv", sys.executable, "-m", "venv", "--clear", VENV)
+    if anew:
+        run("making .venv", sys.executable, "-m", "venv", "--clear", VENV)
     pip = (python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check")
     if torch == "cpu":
         run("installing uv", *pip, "uv", "-c", LOCK)
@@ -93,15 +95,18 @@ def main() -> None:
     torch = parser.parse_args().torch
     check_python()
     check_lock()
-    state = f"{sys.version} {wanted_hash()} {hashlib.sha256(LOCK.read_bytes()).hexdigest()}\n"
-    if STAMP.exists() and STAMP.read_text() == state:
+    maker = f"{' '.join(sys.version.split())} in {VENV}"  # a moved .venv does not work
+    state = f"{maker}\n{hashlib.sha256(LIST.read_bytes() + LOCK.read_bytes()).hexdigest()}\n"
+    made = STAMP.read_text() if STAMP.exists() else ""
+    if made == state:
         return
+    STAMP.unlink(missing_ok=True)
     print("Installing about 150 packages into .venv, once: a few minutes ...")
     if sys.platform == "linux" and torch != "cpu" and not shutil.which("nvidia-smi"):
         print("(no NVIDIA card is seen: TORCH=cpu at the end of the command saves 3 GB of CUDA)")
     sys.stdout.flush()
     try:
-        install(torch)
+        install(torch, anew=made.partition("\n")[0] != maker)
     except KeyboardInterrupt:
         sys.exit("interrupted: `make` again starts over")
     STAMP.write_text(state)

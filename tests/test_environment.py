@@ -126,6 +126,19 @@ def test_what_an_interrupted_installation_left_is_begun_anew_and_a_whole_one_kep
     assert (tree / ".venv/mine").exists()
 
 
+def test_a_new_lock_is_installed_into_the_old_environment_and_a_moved_one_begun_anew(tree):
+    assert make(tree).returncode == 0
+    (tree / ".venv/mine").touch()
+    with (tree / "requirements.lock").open("a") as lock:
+        lock.write("# renewed\n")
+    renewed = make(tree)
+    assert renewed.returncode == 0 and renewed.stdout.startswith("Installing ")
+    assert (tree / ".venv/mine").exists()
+    moved = tree.rename(tree.with_name("moved"))
+    assert make(moved).returncode == 0
+    assert not (moved / ".venv/mine").exists()
+
+
 def test_without_a_network_one_sentence_says_so_and_no_environment_counts_as_made(tree):
     ask_for(tree, "no-such-package-anywhere")
     nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1"}
