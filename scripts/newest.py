@@ -8,6 +8,7 @@ package at a time made newer, so that the report says which package broke what.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +58,7 @@ def failures(python: Path, what: list[str]) -> list[str]:
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
         ).stdout
         LOG.with_name("newest.log").open("a").write(text)
-        failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
+        failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", text, re.MULTILINE)
         if not failed and not re.search(r"\d+ passed", text):
             failed = tests or ["tests"]
     if BOOK in what or not what:
@@ -83,7 +84,7 @@ def main() -> int:
     ours = {name_of(line) for line in (*asked_for(LIST), *asked_for(PROJECT))}
     blamed: dict[str, list[str]] = {test: [] for test in broken}
     for name in sorted(ours & changed.keys()):
-        subprocess.run(["rm", "-rf", BLAME], check=True)
+        shutil.rmtree(BLAME, ignore_errors=True)
         install(BLAME, "-r", LIST.name)
         one = install(BLAME, f"{name}=={changed[name]}")
         for test in failures(one, broken):
