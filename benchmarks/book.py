@@ -1,7 +1,8 @@
 """The book: seconds to build it from an empty cache and again, size of pages, slider step.
 
 Run from the repository's root. Prints a Markdown table and renews _ext/seconds.json, from which
-`make book` takes the order of the chapters and the time left. The build happens in a copy.
+`make book` takes the order of the chapters and the time left. The build happens in a copy. With
+`--tests` all of `make test` is timed there too, its own execution of the chapters included.
 """
 
 import json
@@ -32,15 +33,20 @@ SLIDER_STEPS = """() => [...document.querySelectorAll(".dpo-slider input")].flat
   }))"""
 
 
-def build(tree: Path) -> float:
-    """Seconds of one build."""
+def seconds(tree: Path, *command: str) -> float:
+    """Seconds of one run of Python in the tree."""
     start = time.perf_counter()
-    result = subprocess.run(
-        [sys.executable, "scripts/build.py"], cwd=tree, capture_output=True, text=True
-    )
+    result = subprocess.run([sys.executable, *command], cwd=tree, capture_output=True, text=True)
     if result.returncode != 0:
         sys.exit(result.stdout[-2000:] + result.stderr[-2000:])
     return time.perf_counter() - start
+
+
+def tests(tree: Path) -> float:
+    """Seconds of `make test` in a tree whose chapters were not executed yet."""
+    shutil.rmtree(tree / "_build")
+    strict = seconds(tree, "scripts/build.py", "--strict")
+    return strict + seconds(tree, "-m", "pytest", "-q", "-n", "auto", "--dist", "loadgroup")
 
 
 def slider_steps(pages: list[Path]) -> list[float]:
@@ -66,12 +72,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "book"
         shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "_build"))
-        cold, warm = build(tree), build(tree)
+        cold, warm = (seconds(tree, "scripts/build.py") for _ in range(2))
         kept = Chapters(tree)
         chapters = {path.stem: kept.about(path)["seconds"] for path in kept.paths}
         pages = sorted((tree / "_build/html/book").glob("*.html"))
         sizes = {page.stem: page.stat().st_size / 1e6 for page in pages}
         steps = slider_steps(pages)
+        tested = tests(tree) if "--tests" in sys.argv else None
     SECONDS.write_text(json.dumps(dict(sorted(chapters.items())), indent=1) + "\n")
     slowest, largest = max(chapters, key=chapters.get), max(sizes, key=sizes.get)
     print("| measured | value | limit |")
@@ -79,6 +86,8 @@ def main() -> None:
     print(f"| build from an empty cache | {cold:.0f} s | 300 s |")
     print(f"| slowest chapter ({slowest}) | {chapters[slowest]:.0f} s | 120 s |")
     print(f"| build with nothing changed | {warm:.1f} s | 10 s |")
+    if tested is not None:
+        print(f"| `make test` from nothing | {tested / 60:.1f} min | 20 min |")
     print(f"| largest page ({largest}) | {sizes[largest]:.2f} MB | 1.5 MB |")
     print(
         f"| slider step, median of {len(steps)} positions | {statistics.median(steps):.1f} ms | |"
