@@ -71,7 +71,9 @@ def slider_steps(pages: list[Path]) -> list[float]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "book"
-        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv*", ".*_cache", "_build"))
+        shutil.copytree(
+            ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv*", ".*_cache", "_build")
+        )
         cold, warm = (seconds(tree, "scripts/build.py") for _ in range(2))
         kept = Chapters(tree)
         chapters = {path.stem: kept.about(path)["seconds"] for path in kept.paths}
