@@ -572,7 +572,7 @@ def check_answer_slopes(attempt: Callable) -> Verdict:
             return (log_policy + shift).log_softmax(-1)
 
         zero = torch.zeros((), dtype=features.dtype)
-        return torch.func.jvp(moved, (zero,), (torch.ones_like(zero),))[1]
+        return torch.autograd.functional.jvp(moved, zero, torch.ones_like(zero))[1]
 
     generator = torch.Generator().manual_seed(141)
     inputs = []

@@ -18,6 +18,10 @@ from environment import LIST, LOG, PROJECT, ROOT, asked_for
 NEWEST, BLAME = ROOT / ".venv-newest", ROOT / ".venv-blame"
 TESTS = ["-m", "pytest", "-q", "-n", "auto", "--dist", "loadgroup", "-rfE"]
 TESTS += ["-W", "error::DeprecationWarning", "-W", "error::FutureWarning"]
+TESTS += [
+    "--deselect",
+    "tests/test_environment.py::test_what_is_installed_here_is_what_the_lock_says",
+]
 BOOK = "the book"
 
 
@@ -58,7 +62,8 @@ def failures(python: Path, what: list[str]) -> list[str]:
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
         ).stdout
         LOG.with_name("newest.log").open("a").write(text)
-        failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", text, re.MULTILINE)
+        told = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - (.*))?$", text, re.MULTILINE)
+        failed = [test for test, why in told if "the book does not build" not in why]
         if not failed and not re.search(r"\d+ passed", text):
             failed = tests or ["tests"]
     if BOOK in what or not what:
