@@ -29,6 +29,7 @@ from dpo_lib.language_model.data import (
 from dpo_lib.language_model.layouts import check_data
 from dpo_lib.language_model.logprobs import pair_logps_in_parts, pair_sides
 from dpo_lib.language_model.models import (
+    check_same_tokens,
     frozen_copy,
     load_policy,
     load_tokenizer,
@@ -217,8 +218,8 @@ def reward_metrics(
 
 def load_reference(settings: DPOSettings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The frozen model that `settings.reference` names; it must read the policy's tokens."""
-    if load_tokenizer(settings.reference, settings.data).get_vocab() != tokenizer.get_vocab():
-        raise TrainingError(f"reference {settings.reference}: its tokenizer is not the policy's")
+    own = load_tokenizer(settings.reference, settings.data)
+    check_same_tokens(f"reference {settings.reference}", own, tokenizer)
     model = load_policy(settings.reference, tokenizer, torch.float32, settings.seed)
     return model.requires_grad_(False).eval()
 
