@@ -87,7 +87,10 @@ class RunFolder:
     def save(self, step: int, tensors: dict[str, Tensor], extras: dict) -> None:
         """Save a checkpoint, after the log lines that lead to it are on the disk."""
         if self.main:
-            os.fsync(self._log.fileno())
+            try:
+                os.fsync(self._log.fileno())
+            except OSError as error:
+                raise RunError(f"{self.path}: cannot write the log: {error.strerror}") from None
             size = (self.path / METRICS).stat().st_size
             checkpoint.save(self.path, step, tensors, {**extras, "log_size": size})
 
