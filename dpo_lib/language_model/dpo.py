@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dpo_lib.language_model.checkpoint import temporary
 from dpo_lib.language_model.data import (
     Pair,
     Report,
@@ -26,6 +25,7 @@ from dpo_lib.language_model.data import (
     read_preferences,
     tokenize_preferences,
 )
+from dpo_lib.language_model.files import discard, whole
 from dpo_lib.language_model.layouts import check_data
 from dpo_lib.language_model.logprobs import pair_logps_in_parts, pair_sides
 from dpo_lib.language_model.models import (
@@ -227,7 +227,9 @@ def load_reference(settings: DPOSettings, tokenizer: PreTrainedTokenizerBase) ->
 def save_scores(path: Path, key: dict[str, str], logps: Tensor) -> None:
     """Write log-probabilities with all they depend on, whole or not at all."""
     try:
-        with temporary(path) as scratch:
+        if path.is_dir():  # damaged beyond `load_scores`
+            discard(path)
+        with whole(path) as [scratch]:
             save_file({"logps": logps}, scratch, metadata=_signed(key, logps))
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
