@@ -284,13 +284,16 @@ def _held_out(data: str) -> Path | str:
 
 def _load(folder: str, reads=None):
     """A trained policy on its device, and its tokenizer; `reads` is the one that it must have."""
-    from dpo_lib.language_model.models import load_policy, load_tokenizer, pick_device
+    from dpo_lib.language_model.models import (
+        check_same_tokens,
+        load_policy,
+        load_tokenizer,
+        pick_device,
+    )
 
     tokenizer = load_tokenizer(folder)
-    if reads is not None and (
-        tokenizer.get_vocab() != reads.get_vocab() or tokenizer.eos_token_id != reads.eos_token_id
-    ):
-        raise ValueError(f"model {folder}: its tokenizer is not the reference's")
+    if reads is not None:
+        check_same_tokens(f"model {folder}", tokenizer, reads, end=True)
     return load_policy(folder, tokenizer).to(pick_device()).eval(), tokenizer
 
 

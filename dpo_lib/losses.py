@@ -99,11 +99,14 @@ def table_loss(table: Tensor, wins: Tensor) -> Tensor:
 
     Returns:
         shape (...), nats for each label. Pairs of weight 0 play no part.
+
+    Raises:
+        ValueError: if two infinite rewards of one sign, or NaN, were compared.
     """
     check_same_shape(table=table, winners=wins[..., 0], losers=wins[..., 0, :])
     seen = wins > 0
-    margin = table.unsqueeze(-1) - table.unsqueeze(-2)
-    loss = -F.logsigmoid(torch.where(seen, margin, 0.0))
+    winners, losers = (table.unsqueeze(axis).where(seen, 0.0) for axis in (-1, -2))
+    loss = reward_loss(winners, losers)  # (..., prompts, responses, responses)
     return (wins * loss).sum((-3, -2, -1)) / wins.sum((-3, -2, -1))
 
 

@@ -101,7 +101,7 @@ def _(case):
     "(2)", "Reward-model loss",
     r"\mathcal{L}_R = -\mathbb{E}\,[\log\sigma(r_\phi(x,y_w) - r_\phi(x,y_l))]",
     "losses.reward_loss", mutants.swapped_sides, "02_reward_model",
-    also="(7); DPO gradient; (20); (21); (22)",
+    also="(7); DPO gradient; DPO outline; (20); (21); (22)",
 )  # fmt: skip
 def _(case):
     """its expectation under (1) has gradient zero at the true reward"""

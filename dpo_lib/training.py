@@ -111,7 +111,11 @@ def fit_reward(wins: Tensor, max_steps: int = 100) -> Tensor:
     wins = wins / wins.sum((-2, -1), keepdim=True)
     games = wins + wins.transpose(-1, -2)
     reward = torch.zeros_like(wins[..., 0])
-    loss = _pairwise_loss(reward, wins)
+
+    def losses(reward: Tensor) -> Tensor:  # of each prompt, shape (..., prompts)
+        return table_loss(reward.unsqueeze(-2), wins.unsqueeze(-3))
+
+    loss = losses(reward)
     for _ in range(max_steps):
         prob = torch.sigmoid(reward.unsqueeze(-1) - reward.unsqueeze(-2))
         gradient = (games * prob - wins).sum(-1)
@@ -125,13 +129,13 @@ def fit_reward(wins: Tensor, max_steps: int = 100) -> Tensor:
             return reward
         size = torch.ones_like(loss)
         for _ in range(40):
-            trial = _pairwise_loss(reward - size.unsqueeze(-1) * step, wins)
+            trial = losses(reward - size.unsqueeze(-1) * step)
             worse = trial > loss + 1e-15
             if not worse.any():
                 break
             size = torch.where(worse, size / 2, size)
         reward = reward - size.unsqueeze(-1) * step
-        loss = _pairwise_loss(reward, wins)
+        loss = losses(reward)
     if (decrement > 1e-12).any():
         raise FloatingPointError(f"Newton's method has not converged after {max_steps} steps")
     return reward
@@ -447,8 +451,3 @@ def check_support(wins: Tensor, log_ref: Tensor) -> None:
             f"wins compare response {response} of prompt {prompt}, which log_ref gives probability "
             "0: its implicit reward does not exist"
         )
-
-
-def _pairwise_loss(reward: Tensor, wins: Tensor) -> Tensor:
-    margin = reward.unsqueeze(-1) - reward.unsqueeze(-2)
-    return -(wins * nn.functional.logsigmoid(margin)).sum((-2, -1))

@@ -44,10 +44,10 @@ METHOD = ["_checks", "_loss_names", "world", "preferences", "objective", "losses
           "policies", "training", "evaluation", "plotting", "widgets"]  # fmt: skip
 LANGUAGE_MODEL = {path.stem: path.read_text() for path in ROOT.glob("dpo_lib/language_model/*.py")}
 LANGUAGE_MODEL_ORDER = [
-    "settings", "rows", "shapes", "data", "reviews", "_hub", "_transformers", "models", "layouts",
-    "logprobs",
-    "sharding", "checkpoint", "run_folder", "processes", "progress", "trainer", "sampling", "sft",
-    "reward_model", "dpo", "rollouts", "ppo", "evaluate", "training_log", "doctor", "bugs",
+    "settings", "files", "rows", "shapes", "data", "reviews", "_hub", "_transformers", "models",
+    "layouts", "logprobs", "sharding", "checkpoint", "run_folder", "processes", "progress",
+    "trainer", "sampling", "sft", "reward_model", "dpo", "rollouts", "ppo", "evaluate",
+    "training_log", "doctor", "bugs",
 ]  # fmt: skip
 HEAVY = {
     "sympy": {"symbolic", "proofs", "theory"},

@@ -8,7 +8,6 @@ import copy
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,8 @@ from transformers import (
     PreTrainedTokenizerBase,
     logging,
 )
+
+from dpo_lib.language_model.files import standing, whole
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _FETCHED = ("*.json", "*.txt", "*.model", "*.safetensors")
@@ -42,11 +43,11 @@ class ModelError(ValueError):
 def find_folder(name: str | Path) -> Path:
     """The local folder of a model: the one named, or the hub's, fetched without its pickles."""
     path = Path(name).expanduser()
-    for folder in (path, _hidden(path, "old") if path.name else path):
-        if folder.is_dir():
-            if (folder / "model/config.json").is_file() and not (folder / "config.json").is_file():
-                raise ModelError(f"{name}: the folder of a run; its model is {folder / 'model'}")
-            return folder
+    folder = standing(path) if path.name else path
+    if folder.is_dir():
+        if (folder / "model/config.json").is_file() and not (folder / "config.json").is_file():
+            raise ModelError(f"{name}: the folder of a run; its model is {folder / 'model'}")
+        return folder
     if not _HUB_NAME.fullmatch(str(name)) or Path(path.parts[0]).exists():
         raise ModelError(f"{name}: no such folder")
     try:
@@ -128,33 +129,17 @@ def config_to_save(model: PreTrainedModel) -> PreTrainedConfig:
 def whole_folder(directory: str | Path) -> Iterator[Path]:
     """A scratch folder that takes the place of `directory` when the block ends well.
 
-    Its files reach the disk before their name does. Of a folder that is replaced, the old one
-    stands aside until the new one has its name, and `find_folder` looks there too: a process
-    killed at any moment leaves the old model or the new one.
+    A process killed at any moment leaves the old model or the new one: `find_folder` finds it.
 
     Raises:
         ModelError: `directory` holds something that is no model; it would be lost.
     """
     directory = Path(os.path.abspath(directory))
-    scratch, aside = _hidden(directory, "new"), _hidden(directory, "old")
     _refuse_to_replace(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    if aside.exists() and not directory.exists():
-        aside.rename(directory)
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    try:
+    with whole(directory) as [scratch]:
+        scratch.mkdir()
         yield scratch
-        for path in (*scratch.rglob("*"), scratch):
-            _force_to_disk(path)
-        if directory.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-            directory.rename(aside)
-        scratch.rename(directory)
-        _force_to_disk(directory.parent)
-        shutil.rmtree(aside, ignore_errors=True)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
@@ -171,10 +156,6 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _hidden(directory: Path, word: str) -> Path:
-    return directory.with_name(f".{directory.name}.{word}")
-
-
 def _refuse_to_replace(directory: Path) -> None:
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise ModelError(f"{directory}: not a plain folder, so no model is saved there")
@@ -182,16 +163,6 @@ def _refuse_to_replace(directory: Path) -> None:
     model = (directory / "config.json").exists() and all(path.is_file() for path in entries)
     if entries and not model:
         raise ModelError(f"{directory}: holds other files, so no model is saved there")
-
-
-def _force_to_disk(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":  # Windows opens no folders
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _ours(key: str, value) -> float | str | None:

@@ -9,11 +9,8 @@ safetensors and JSON, no other format.
 
 import hashlib
 import json
-import os
 import re
-import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dpo_lib.language_model.files import discard, json_bytes, sha256, whole
+
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
-TEMPORARY = ".tmp-"  # a name that starts so is a leftover, never a result
 _NAME = re.compile(r"step-(\d{6,})")
 
 # torch's dtypes by the names of the safetensors format
@@ -74,18 +72,18 @@ def save(run: Path, step: int, tensors: dict[str, Tensor], extras: dict, keep: i
     final = folder / f"step-{step:06d}"
     try:
         folder.mkdir(exist_ok=True)
-        with temporary(final) as scratch:
+        with whole(final) as [scratch]:
             scratch.mkdir()
             files = {
                 TENSORS: _write(scratch / TENSORS, _safetensors(tensors)),
-                STATE: _write(scratch / STATE, [_json(extras)]),
+                STATE: _write(scratch / STATE, [json_bytes(extras)]),
             }
-            _write(scratch / MANIFEST, [_json({"format": 1, "step": step, "files": files})])
+            _write(scratch / MANIFEST, [json_bytes({"format": 1, "step": step, "files": files})])
         steps = sorted(_steps(folder))
         kept = [other for other in steps if other <= step][-keep:]
         for other in steps:
             if other not in kept:
-                _discard(folder / f"step-{other:06d}")
+                discard(folder / f"step-{other:06d}")
     except OSError as error:
         raise CheckpointError(f"{final}: cannot save: {error.strerror or error}") from None
     return final
@@ -143,59 +141,6 @@ def verify(directory: Path, step: int) -> None:
             raise CheckpointError(f"{path}: SHA-256 differs from the manifest")
 
 
-def remove_leftovers(run: Path) -> None:
-    """Remove what a killed process left half-written."""
-    for folder in (Path(run), Path(run) / "checkpoints"):
-        for leftover in folder.glob(f"{TEMPORARY}*"):
-            _remove(leftover)
-
-
-@contextmanager
-def temporary(final: Path) -> Iterator[Path]:
-    """A path to build a directory at; it becomes `final` if the block ends well.
-
-    It lies in a folder of its own beside `final`, so that whatever the block makes next to it
-    is a leftover too.
-    """
-    scratch = final.with_name(f"{TEMPORARY}{final.name}")
-    try:
-        _remove(scratch)
-        scratch.mkdir()
-        yield scratch / final.name
-        _publish(scratch / final.name, final)
-    finally:
-        with suppress(OSError):
-            _remove(scratch)
-
-
-def _publish(scratch: Path, final: Path) -> None:
-    """Files first, then the name, each forced to the disk: no power cut can turn that round."""
-    for path in sorted(scratch.rglob("*")):
-        _force_to_disk(path)
-    _force_to_disk(scratch)
-    _discard(final)  # a directory cannot be renamed onto a full one
-    os.rename(scratch, final)
-    _force_to_disk(final.parent)
-
-
-def write_json(path: Path, value) -> None:
-    """A small JSON file, replaced whole or not at all."""
-    scratch = path.with_name(f"{TEMPORARY}{path.name}")
-    _write(scratch, [_json(value)])
-    _force_to_disk(scratch)
-    os.replace(scratch, path)
-    _force_to_disk(path.parent)
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, each once: GPT-2's head is its embedding.
 
@@ -227,6 +172,8 @@ def copy_into(own: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
 
 def _safetensors(tensors: dict[str, Tensor]) -> Iterable[memoryview | bytes]:
     """The safetensors format piece by piece, so that a model is never in memory twice."""
+    # Not the library's save_file: it holds a GPU's tensors on the CPU all at once, refuses shared
+    # storage, and what it has written would be read again for the hash.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # aligned
     header, end = {}, 0
     for name in names:
@@ -255,36 +202,6 @@ def _write(path: Path, pieces: Iterable[memoryview | bytes]) -> dict:
     return {"size": size, "sha256": digest.hexdigest()}
 
 
-def _json(value) -> bytes:
-    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
-
-
 def _steps(folder: Path) -> list[int]:
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return [int(match[1]) for match in map(_NAME.fullmatch, names) if match]
-
-
-def _force_to_disk(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():
-        return  # Windows does not open directories
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _discard(directory: Path) -> None:
-    """Remove a directory that no reader may see half removed."""
-    if directory.is_symlink() or directory.exists():
-        scratch = directory.with_name(f"{TEMPORARY}old-{directory.name}")
-        _remove(scratch)
-        os.rename(directory, scratch)
-        _remove(scratch)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dpo_lib.language_model.checkpoint import temporary
 from dpo_lib.language_model.data import (
     Pair,
     Report,
@@ -26,9 +25,11 @@ from dpo_lib.language_model.data import (
     read_preferences,
     tokenize_preferences,
 )
+from dpo_lib.language_model.files import discard, whole
 from dpo_lib.language_model.layouts import check_data
 from dpo_lib.language_model.logprobs import pair_logps_in_parts, pair_sides
 from dpo_lib.language_model.models import (
+    check_same_tokens,
     frozen_copy,
     load_policy,
     load_tokenizer,
@@ -217,8 +218,8 @@ def reward_metrics(
 
 def load_reference(settings: DPOSettings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The frozen model that `settings.reference` names; it must read the policy's tokens."""
-    if load_tokenizer(settings.reference, settings.data).get_vocab() != tokenizer.get_vocab():
-        raise TrainingError(f"reference {settings.reference}: its tokenizer is not the policy's")
+    own = load_tokenizer(settings.reference, settings.data)
+    check_same_tokens(f"reference {settings.reference}", own, tokenizer)
     model = load_policy(settings.reference, tokenizer, torch.float32, settings.seed)
     return model.requires_grad_(False).eval()
 
@@ -226,7 +227,9 @@ def load_reference(settings: DPOSettings, tokenizer: PreTrainedTokenizerBase) ->
 def save_scores(path: Path, key: dict[str, str], logps: Tensor) -> None:
     """Write log-probabilities with all they depend on, whole or not at all."""
     try:
-        with temporary(path) as scratch:
+        if path.is_dir():  # damaged beyond `load_scores`
+            discard(path)
+        with whole(path) as [scratch]:
             save_file({"logps": logps}, scratch, metadata=_signed(key, logps))
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -8,7 +8,6 @@ standard error is that of the mean over prompts.
 import itertools
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dpo_lib._checks import check_same_shape
-from dpo_lib.language_model.checkpoint import TEMPORARY
+from dpo_lib.language_model import files
 from dpo_lib.language_model.logprobs import token_logps
 from dpo_lib.language_model.sampling import check, generate
 from dpo_lib.language_model.trainer import derive_seed
@@ -328,18 +327,11 @@ def write(report: dict, path: str | Path) -> list[Path]:
 
     Whole or not at all: what was there stays until both are on the disk under other names.
     """
-    files = check_out(path)
-    scratches = [file.with_name(f"{TEMPORARY}{file.name}") for file in files]
+    paths = check_out(path)
     texts = [json.dumps(report, indent=1), _markup(report)]
-    try:
-        for scratch, text in zip(scratches, texts, strict=True):
-            scratch.write_text(text + "\n", encoding="utf-8")
-        for scratch, file in zip(scratches, files, strict=True):
-            os.replace(scratch, file)
-    finally:
-        for scratch in scratches:
-            scratch.unlink(missing_ok=True)
-    return files
+    contents = [(text + "\n").encode() for text in texts]
+    files.write(dict(zip(paths, contents, strict=True)))
+    return paths
 
 
 def _markup(report: dict) -> str:

@@ -57,6 +57,37 @@ def load_tokenizer(name: str, data: str | Path | None = None) -> PreTrainedToken
     return tokenizer
 
 
+def check_same_tokens(
+    model: str,
+    own: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
+    end: bool = False,
+) -> None:
+    """Raise ModelError unless a model reads the token ids that another model's tokenizer writes.
+
+    Args:
+        model: what it is and its name, "reference runs/sft/model".
+        own: its tokenizer.
+        tokenizer: the other model's.
+        end: compare the end-of-sequence tokens too, for both draw completions.
+    """
+    ours, others = own.get_vocab(), tokenizer.get_vocab()
+    words = [word for word in ours.keys() | others.keys() if ours.get(word) != others.get(word)]
+    if words:
+        word = min(words)
+        ids = [f"token {v[word]}" if word in v else "no token" for v in (ours, others)]
+        difference = f"{word!r} is {ids[0]}, there {ids[1]}"
+    elif end and own.eos_token_id != tokenizer.eos_token_id:
+        difference = f"its end is {own.eos_token!r}, there {tokenizer.eos_token!r}"
+    else:
+        return
+    other = tokenizer.name_or_path
+    raise ModelError(
+        f"{model}: its tokenizer is not that of {other}: {difference}; "
+        f"choose a model trained with the tokenizer of {other}"
+    )
+
+
 def load_policy(
     name: str,
     tokenizer: PreTrainedTokenizerBase,

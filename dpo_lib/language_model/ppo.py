@@ -26,6 +26,7 @@ from dpo_lib.language_model.layouts import Sequences, check_data
 from dpo_lib.language_model.logprobs import token_logps
 from dpo_lib.language_model.models import (
     RewardModel,
+    check_same_tokens,
     frozen_copy,
     load_policy,
     load_tokenizer,
@@ -291,8 +292,7 @@ class PPO(Stage):
 
 def load_judge(folder: str, tokenizer: PreTrainedTokenizerBase) -> RewardModel:
     """A frozen reward model that reads the policy's tokens."""
-    if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
-        raise TrainingError(f"reward {folder}: its tokenizer is not the policy's")
+    check_same_tokens(f"reward {folder}", load_tokenizer(folder), tokenizer)
     return RewardModel.load(folder).requires_grad_(False).eval()
 
 

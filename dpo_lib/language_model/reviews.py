@@ -9,14 +9,12 @@ reached that was drawn from a log-normal. Its *mood* is the share of praise amon
 What a person may want to change stands in the tables at the top.
 """
 
-import hashlib
 import itertools
 import json
 import math
 import os
 import random
 import re
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from statistics import NormalDist
 
 import torch
 
+from dpo_lib.language_model.files import sha256, whole
 from dpo_lib.preferences import bradley_terry
 
 EOS = "<|endoftext|>"
@@ -431,7 +430,8 @@ def write_world(
     settings = dict(pairs=pairs, labels=labels, noise=noise, seed=seed)
     settings |= dict(reviews=reviews, prompts=prompts, test=test, words=list(words))
     _check_settings(settings)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    empty = out.is_dir() and not out.is_symlink() and not any(out.iterdir())
+    if os.path.lexists(out) and not empty:
         raise ValueError(f"{out}: is there already and not an empty folder; choose another out")
     rows: dict[str, Callable[[random.Random], list[dict]]] = {
         "sft.jsonl": lambda rng: sft_rows(reviews, rng, words),
@@ -443,8 +443,7 @@ def write_world(
         "test_prompts.jsonl": lambda rng: prompt_rows(test, rng, True),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        folder = Path(temporary) / "world"
+    with whole(out) as [folder]:
         folder.mkdir()
         for name, draw in rows.items():  # each file has a random stream of its own
             _write_lines(folder / name, draw(random.Random(f"{seed} {name}")))
@@ -453,12 +452,9 @@ def write_world(
         world = {
             "settings": settings,
             "reward": "dpo_lib.language_model.reviews.reward",
-            "files": {path.relative_to(folder).as_posix(): _sha256(path) for path in files},
+            "files": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
         }
         (folder / "world.json").write_text(json.dumps(world, indent=2) + "\n", encoding="utf-8")
-        if out.exists():
-            out.rmdir()
-        os.replace(folder, out)
     return world
 
 
@@ -482,7 +478,3 @@ def _check_settings(settings: dict) -> None:
 def _write_lines(path: Path, rows: list[dict]) -> None:
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.write_bytes("".join(lines).encode())
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

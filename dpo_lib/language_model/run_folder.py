@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from dpo_lib.language_model import checkpoint
+from dpo_lib.language_model import checkpoint, files
 
 try:
     import fcntl
@@ -87,7 +87,10 @@ class RunFolder:
     def save(self, step: int, tensors: dict[str, Tensor], extras: dict) -> None:
         """Save a checkpoint, after the log lines that lead to it are on the disk."""
         if self.main:
-            os.fsync(self._log.fileno())
+            try:
+                os.fsync(self._log.fileno())
+            except OSError as error:
+                raise RunError(f"{self.path}: cannot write the log: {error.strerror}") from None
             size = (self.path / METRICS).stat().st_size
             checkpoint.save(self.path, step, tensors, {**extras, "log_size": size})
 
@@ -96,7 +99,7 @@ class RunFolder:
         final = self.path / "model"
         if self.main and not final.exists():
             try:
-                with checkpoint.temporary(final) as scratch:
+                with files.whole(final) as [scratch]:
                     save(scratch)
             except (OSError, SafetensorError) as error:
                 reason = getattr(error, "strerror", None) or error
@@ -117,16 +120,17 @@ class RunFolder:
             raise RunError(f"{self.path} exists already: add --resume, or choose another --out")
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.path)
-        checkpoint.remove_leftovers(self.path)
+        for folder in (self.path, self.path / "checkpoints"):
+            files.remove_leftovers(folder)
         if (self.path / SETTINGS).exists():
             self._compare(fixed | facts)
-        elif any(name != LOCK and not name.startswith(checkpoint.TEMPORARY) for name in present):
+        elif any(name != LOCK and not name.startswith(files.TEMPORARY) for name in present):
             raise RunError(f"{self.path} is not the folder of a run: it has no {SETTINGS}")
         else:
             if resume:
                 self.notes.append(f"{self.path} holds no run yet: starting from the first step")
             also = {"command": sys.argv, "machine": machine()}
-            checkpoint.write_json(self.path / SETTINGS, fixed | facts | also)
+            files.write_json(self.path / SETTINGS, fixed | facts | also)
         self._log = open(self.path / METRICS, "ab")  # noqa: SIM115 (closed in __exit__)
         self._timing = open(self.path / TIMING, "ab")  # noqa: SIM115
 

@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(plan: Plan) -> Path:
     """The whole experiment; returns the path of the JSON."""
-    from dpo_lib.language_model.checkpoint import write_json
+    from dpo_lib.language_model.files import write_json
 
     out, world = Path(plan.out), Path(plan.out) / "world"
     out.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def run(plan: Plan) -> Path:
 
 def keep_plan(plan: Plan, path: Path) -> None:
     """A folder belongs to one plan; more seeds may be added to it."""
-    from dpo_lib.language_model.checkpoint import write_json
+    from dpo_lib.language_model.files import write_json
 
     new = asdict(plan)
     old = new | (json.loads(path.read_text()) if path.exists() else {})
@@ -173,7 +173,7 @@ def numbers(text: str) -> list[float]:
 
 def run_seed(plan: Plan, seed: int, out: Path) -> dict:
     """Train every stage that has no model yet, then judge; returns the seed's part of the JSON."""
-    from dpo_lib.language_model.checkpoint import write_json
+    from dpo_lib.language_model.files import write_json
 
     records = {}
     for name, command in stages(plan, seed, out).items():

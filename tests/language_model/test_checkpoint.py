@@ -14,6 +14,7 @@ from torch import nn
 
 from dpo_lib.language_model import checkpoint
 from dpo_lib.language_model.checkpoint import CheckpointError
+from dpo_lib.language_model.files import remove_leftovers
 
 KINDS = list(checkpoint._DTYPES)
 
@@ -128,7 +129,7 @@ def test_a_kill_at_every_write_fsync_and_rename_leaves_a_whole_checkpoint_K5(tmp
         assert newest.passed_over == ()  # nothing torn ever has a checkpoint's name
         assert same(newest.tensors, tensors(newest.step)) and newest.extras == {"at": newest.step}
         found.add(newest.step)
-        checkpoint.remove_leftovers(run)
+        remove_leftovers(run / "checkpoints")
         assert not list(run.rglob(".tmp-*"))
         save_third(run)  # and the next start can save
         assert checkpoint.load(run).step == 3
@@ -240,15 +241,19 @@ def test_files_reach_the_disk_before_their_name_and_old_ones_go_last_K5(tmp_path
     """What no kill can show and a power cut would: the order of fsync, rename and removal."""
     two_saved(tmp_path)
     seen = []
-    fsync, rename = os.fsync, os.rename
+    fsync = os.fsync
 
     def path_of(handle):
         return Path(os.readlink(f"/proc/self/fd/{handle}")).name
 
     monkeypatch.setattr(os, "fsync", lambda h: (seen.append(f"fsync {path_of(h)}"), fsync(h)))
-    monkeypatch.setattr(
-        os, "rename", lambda a, b: (seen.append(f"rename to {Path(b).name}"), rename(a, b))
-    )
+    for name, call in (("rename", os.rename), ("replace", os.replace)):
+
+        def noted(a, b, call=call):
+            seen.append(f"rename to {Path(b).name}")
+            call(a, b)
+
+        monkeypatch.setattr(os, name, noted)
     checkpoint.save(tmp_path, 3, tensors(3), {})
     assert seen[:7] == [
         "fsync manifest.json",

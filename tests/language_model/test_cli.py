@@ -434,11 +434,20 @@ def test_evaluate_refuses_a_policy_that_reads_other_tokens_or_another_end(capsys
     swapped = words | {first: words[second], second: words[first]}
     other = tokenizer | {"model": tokenizer["model"] | {"vocab": swapped}}
     end = json.loads(settings.read_text()) | {"eos_token": list(words)[5]}
-    for name, content in (("tokenizer.json", other), ("tokenizer_config.json", end)):
+    cases = {
+        "tokenizer.json": (
+            other,
+            rf"'{re.escape(min(first, second))}' is token \d+, there token \d+",
+        ),
+        "tokenizer_config.json": (end, "its end is '.+', there '.+'"),
+    }
+    for name, (content, difference) in cases.items():
         policy = shutil.copytree(reference, tmp_path / name)
         (policy / name).write_text(json.dumps(content))
         command = ["evaluate", "--model", policy, "--reference", reference, "--data", folder]
-        assert mistake(capsys, *command) == f"model {policy}: its tokenizer is not the reference's"
+        said = mistake(capsys, *command)
+        assert re.search(f"^model .*{name}: its tokenizer is not that of .*: {difference};", said)
+        assert said.endswith(f"; choose a model trained with the tokenizer of {reference}")
 
 
 def test_evaluate_says_what_became_of_the_prompts(capsys, folder, tmp_path):

@@ -449,7 +449,10 @@ def test_the_reference_is_frozen_and_shares_nothing_with_the_policy(world, name)
 
 def test_a_reference_that_cannot_be_compared_is_refused(world, tmp_path):  # E4
     make_tokenizer(WORDS[::-1]).save_pretrained(world / "other")
-    with pytest.raises(ValueError, match=r"reference .*other: its tokenizer is not the policy's"):
+    told = (
+        r"reference .*other: its tokenizer is not that of .*: '.*' is token \d+, there token \d+; "
+    )
+    with pytest.raises(ValueError, match=told):
         DPO.from_settings(settings_for(world, reference=str(world / "other")))
     half = frozen_copy(gpt2(dtype=torch.bfloat16))
     with pytest.raises(

@@ -1,13 +1,12 @@
 """Sampled estimates against the exact values of language models small enough to enumerate."""
 
-import errno
 import json
 import math
 from itertools import combinations, product
-from pathlib import Path
 
 import pytest
 import torch
+from faults import count_events, full_disk, in_child
 from helpers import generator
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -250,23 +249,28 @@ def test_a_report_is_written_as_strict_json_with_a_drawing_beside_it(tmp_path):
     assert head.startswith("policy") and reference.startswith("reference")
 
 
-def test_a_full_disk_leaves_the_older_report_and_plot_and_nothing_else(tmp_path, monkeypatch):
-    report = ev.evaluate({}, REFERENCE, [PROMPT, OTHER], score, EOS, max_new_tokens=LONGEST)
-    path, whole = tmp_path / "points.json", Path.write_text
-    ev.write(report, path)
-    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+def test_a_full_disk_at_every_event_leaves_report_and_plot_of_one_run_and_nothing_else(tmp_path):
+    old = ev.evaluate({}, REFERENCE, [PROMPT, OTHER], score, EOS, max_new_tokens=LONGEST)
+    new = old | {"settings": "other"}
 
-    def full(self, text, **options):
-        if self.suffix == ".svg":
-            whole(self, text[:10], **options)
-            raise OSError(errno.ENOSPC, "No space left on device", str(self))
-        return whole(self, text, **options)
+    def written(report, folder):
+        ev.write(report, folder / "points.json")
+        return {file.name: file.read_bytes() for file in folder.iterdir()}
 
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space left"):
-        ev.write(report | {"settings": "other"}, path)
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
-    assert before.keys() == {"points.json", "points.svg"}
+    ends = [written(report, tmp_path / name) for name, report in (("old", old), ("new", new))]
+    events, seen = count_events(lambda: ev.write(new, tmp_path / "count/points.json")), []
+    for at in range(1, events + 1):
+        folder = tmp_path / str(at)
+        written(old, folder)
+
+        def fill(folder=folder, at=at):
+            full_disk(at).install()
+            ev.write(new, folder / "points.json")
+
+        in_child(fill)
+        seen.append(ends.index({file.name: file.read_bytes() for file in folder.iterdir()}))
+    assert ends[0].keys() == {"points.json", "points.svg"}
+    assert seen == sorted(seen) and set(seen) == {0, 1}
 
 
 def test_a_prompt_without_room_is_named_by_its_number_among_the_prompts():

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -411,10 +412,11 @@ def test_k5_a_save_killed_at_any_step_leaves_the_old_model_or_the_new_one(tmp_pa
             (scratch / "model.safetensors").write_text(text)
 
     for place, name in (
-        (_hub.os, "fsync"),
-        (_hub.Path, "rename"),
-        (_hub.Path, "mkdir"),
-        (_hub.shutil, "rmtree"),
+        (os, "fsync"),
+        (os, "rename"),
+        (os, "replace"),
+        (Path, "mkdir"),
+        (shutil, "rmtree"),
     ):
         monkeypatch.setattr(place, name, mortal(getattr(place, name)))
     for death in range(1, 50):
@@ -437,7 +439,7 @@ def test_k6_a_save_that_fails_leaves_the_model_there_and_no_litter(
 ):
     save_policy(model, tokenizer, tmp_path / "out")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    monkeypatch.setattr(_hub.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(OSError, match="full"):
         save_policy(load_policy("tiny", tokenizer), tokenizer, tmp_path / "out")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

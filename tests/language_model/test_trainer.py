@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from toy_stage import Toy, ToySettings, run_toy
 
 from dpo_lib.language_model import checkpoint, trainer
-from dpo_lib.language_model.run_folder import RunFolder
+from dpo_lib.language_model.run_folder import RunError, RunFolder
 from dpo_lib.language_model.settings import Settings, TrainingError
 from dpo_lib.language_model.trainer import (
     batch_indices,
@@ -196,6 +196,16 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room_K6(tmp_p
         assert (code, len(lines)) == (2, 1) and "No space left on device" in lines[0], at
         assert in_child(go_on(run)) == 0
         assert ends(run) == undisturbed, at
+
+
+def test_a_log_that_cannot_be_forced_to_the_disk_is_one_line_K6(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with RunFolder(tmp_path / "run", ToySettings(out="run"), {}, resume=False) as run:
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match=r"run: cannot write the log: No space left on device$"):
+            run.save(1, {}, {})
 
 
 def test_too_small_a_disk_is_refused_before_the_first_step_K6(tmp_path, monkeypatch):
