@@ -63,16 +63,22 @@ def check_lock() -> None:
         )
 
 
+def reason(log: str) -> str:
+    """Why pip or uv failed, as far as what they said tells."""
+    offline = r"connection (broken|refused|reset|error)|name resolution|resolve host|timed out"
+    offline += r"|network is unreachable|error sending request|dns error"
+    if "No space left on device" in log:
+        return "the disk is full"
+    return "no package index was reached" if re.search(offline, log, re.I) else "see why"
+
+
 def run(doing: str, *command) -> None:
     """Run a command with its output in the log; stop with one sentence if it fails."""
     with LOG.open("a") as log:
         if subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT).returncode == 0:
             return
-    text = LOG.read_text()
-    offline = re.search(r"connection|resolve host|name resolution|network|timed? ?out", text, re.I)
-    full = "No space left on device" in text
-    why = "the disk is full" if full else "no package index was reached" if offline else "see why"
-    sys.exit(f"{doing} failed, {why}: {LOG.relative_to(ROOT)}; `make` again starts over")
+    why = f"{reason(LOG.read_text())}: {LOG.relative_to(ROOT)}"
+    sys.exit(f"{doing} failed, {why}; `make` again starts over")
 
 
 def install(torch: str, anew: bool) -> None:

@@ -153,3 +153,9 @@ def test_the_newest_is_bounded_by_the_package_and_not_by_the_lock_or_the_list():
     names = [newest.name_of(line) for line in asked]
     assert "torch" not in names and "-c requirements.lock" not in asked
     assert "jupyter-book<2" in asked and "pytest" in names
+
+
+def test_a_version_that_does_not_exist_is_not_blamed_on_the_network():
+    said = "Collecting networkx\nERROR: No matching distribution found for networkx==0.0"
+    assert environment.reason(said) == "see why"
+    assert environment.reason("OSError: [Errno 28] No space left on device") == "the disk is full"
