@@ -45,11 +45,7 @@ import transformers  # noqa: E402
 from torch.nn.utils import clip_grad_norm_  # noqa: E402
 
 sys.path.insert(0, str(ROOT))
-from dpo_lib.language_model.logprobs import (  # noqa: E402
-    pair_logps,
-    pair_logps_in_parts,
-    plain_logps,
-)
+from dpo_lib.language_model.scoring.logprobs import pair_logps, pair_logps_in_parts, plain_logps  # noqa: E402
 from dpo_lib.losses import dpo_loss  # noqa: E402
 
 CONFIGS = {  # layers, width, heads, vocabulary

@@ -7,7 +7,6 @@ one line on stderr and exit code 2.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib import util
 from pathlib import Path
 from typing import Annotated, Literal
@@ -95,7 +94,7 @@ def world(
         words: Median and most that a completion aims at.
         seed: Of all draws.
     """
-    from dpo_lib.language_model.reviews import write_world
+    from dpo_lib.language_model.worlds import write_world
 
     made = write_world(out, pairs, labels, noise, seed, words=words)
     for file in made["files"]:
@@ -116,56 +115,17 @@ def check(
         model: Hub name or folder: count the tokens of its tokenizer too.
         max_length: Tokens of prompt and completion together.
     """
-    from dpo_lib.language_model import data as files
+    from dpo_lib.language_model.data import overview
     from dpo_lib.language_model.models import load_tokenizer
 
-    readers = {
-        "preferences": (files.read_preferences, files.tokenize_preferences),
-        "examples": (files.read_examples, files.tokenize_examples),
-        "prompts": (files.read_prompts, files.tokenize_prompts),
-    }
-    kind = _kind_of_rows(data)
-    read, tokenize = readers[kind]
     tokenizer = load_tokenizer(model, data) if model else None
-    rows, report = read(data, tokenizer)
-    tokens = [] if tokenizer is None else tokenize(rows, tokenizer, max_length, report)
-    print("\n".join([f"{data}: {kind}", *report.lines(), *_token_lines(tokens)]))
-
-
-def _kind_of_rows(path: str) -> str:
-    """What a file holds by the fields of its first row; of a folder the richest that is there."""
-    from dpo_lib.language_model.rows import read_rows
-
-    files = {"preferences": "preferences", "sft": "examples", "prompts": "prompts"}
-    if Path(path).is_dir():
-        present = (kind for name, kind in files.items() if any(Path(path).glob(f"{name}.jsonl*")))
-        return next(present, "preferences")
-    _, row = next(read_rows(path, ""), ("", {}))
-    if {"completion", "messages", "text"} & row.keys() and "chosen" not in row:
-        return "examples"
-    return (
-        "prompts" if "prompt" in row and not {"chosen", "rejected"} & row.keys() else "preferences"
-    )
-
-
-def _token_lines(items: list) -> list[str]:
-    """Smallest, median and largest number of tokens of each part, and what they sum to."""
-    parts: dict[str, list[int]] = {}
-    for item in items:
-        named = {"prompt": item} if isinstance(item, tuple) else vars(item)
-        for part, ids in named.items():
-            parts.setdefault(part, []).append(len(ids))
-    shown = []
-    for part, lengths in parts.items():
-        low, middle, high = (sorted(lengths)[k] for k in (0, len(lengths) // 2, -1))
-        shown.append(f"tokens of {part}: {low} to {high}, median {middle}, {sum(lengths)} in all")
-    return shown
+    print(*overview(data, tokenizer, max_length), sep="\n")
 
 
 @app.command(group=TRAIN, sort_key=0)
 def sft(settings: SFTSettings, *, config: Config = None) -> None:
     """Fine-tune a model on the chosen completions."""
-    from dpo_lib.language_model.sft import SFT
+    from dpo_lib.language_model.stages import SFT
 
     _train(SFT, settings)
 
@@ -173,7 +133,7 @@ def sft(settings: SFTSettings, *, config: Config = None) -> None:
 @app.command(group=TRAIN, sort_key=1)
 def reward(settings: RewardSettings, *, config: Config = None) -> None:
     """Train a reward model on preferences, equation (2)."""
-    from dpo_lib.language_model.reward_model import Reward
+    from dpo_lib.language_model.stages import Reward
 
     _train(Reward, settings)
 
@@ -181,7 +141,7 @@ def reward(settings: RewardSettings, *, config: Config = None) -> None:
 @app.command(group=TRAIN, sort_key=2)
 def dpo(settings: DPOSettings, *, config: Config = None) -> None:
     """Train a policy on preferences, equation (7)."""
-    from dpo_lib.language_model.dpo import DPO
+    from dpo_lib.language_model.stages import DPO
 
     _train(DPO, settings)
 
@@ -189,14 +149,14 @@ def dpo(settings: DPOSettings, *, config: Config = None) -> None:
 @app.command(group=TRAIN, sort_key=3)
 def ppo(settings: PPOSettings, *, config: Config = None) -> None:
     """Train a policy against a reward model, objective (3)."""
-    from dpo_lib.language_model.ppo import PPO
+    from dpo_lib.language_model.stages import PPO
 
     _train(PPO, settings)
 
 
 def _train(kind, settings) -> None:
     """Train one stage; say first what became of the data's rows, at last where the run is."""
-    from dpo_lib.language_model.trainer import train
+    from dpo_lib.language_model.training import train
 
     stage, report = kind.from_settings(settings)
     print(*report.lines(), sep="\n", file=sys.stderr)
@@ -228,9 +188,10 @@ def sample(
     import torch
 
     from dpo_lib.language_model.data import tokenize_prompts
-    from dpo_lib.language_model.sampling import generate
+    from dpo_lib.language_model.generation import generate
+    from dpo_lib.language_model.models import load_trained
 
-    policy, tokenizer = _load(model)
+    policy, tokenizer = load_trained(model)
     prompts = tokenize_prompts([prompt] * n, tokenizer, max_length=2**30)
     generator, end = torch.Generator().manual_seed(seed), tokenizer.eos_token_id
     for ids in generate(policy, prompts, max_new_tokens, temperature, generator, end):
@@ -240,61 +201,14 @@ def sample(
 @app.command(group=JUDGE, sort_key=1)
 def evaluate(given: EvaluationSettings) -> None:
     """Reward against KL with intervals, win rates, Best-of-N."""
-    from dpo_lib.language_model import evaluate
-    from dpo_lib.language_model.data import read_prompts, tokenize_prompts
-    from dpo_lib.language_model.ppo import load_judge, world_score
+    from dpo_lib.language_model.judging import evaluate_settings, report
 
     if given.out is not None:
-        evaluate.check_out(given.out)  # before hours of sampling, not after
-    reference, tokenizer = _load(given.reference)
-    policies = {folder: _load(folder, tokenizer)[0] for folder in given.model}
-    if given.reward == "true":
-        score = world_score(tokenizer)
-    else:
-        score = load_judge(given.reward, tokenizer).to(reference.device).score
-    texts, rows = read_prompts(_held_out(given.data), tokenizer)
-    wanted = len(texts) if given.prompts is None else given.prompts
-    for number in range(wanted, len(texts)):
-        rows.drop(f"beyond --prompts {wanted}", f"prompt {number + 1}")
-    prompts = tokenize_prompts(texts[:wanted], tokenizer, given.max_length, rows)
-    print(*rows.lines(), sep="\n", file=sys.stderr)
-    report = evaluate.evaluate(
-        policies,
-        reference,
-        prompts,
-        score,
-        tokenizer.eos_token_id,
-        temperatures=given.temperature,
-        best_of_n=given.best_of,
-        seed=given.seed,
-        samples=given.samples,
-        max_new_tokens=given.max_new_tokens,
-        batch_size=given.batch_size,
-    )
-    report = {"settings": asdict(given)} | report
-    print("\n".join(evaluate.lines(report)))
+        report.check_out(given.out)  # before hours of sampling, not after
+    found = evaluate_settings(given, tell=lambda line: print(line, file=sys.stderr))
+    print(*report.lines(found), sep="\n")
     if given.out is not None:
-        print(*evaluate.write(report, given.out))
-
-
-def _held_out(data: str) -> Path | str:
-    """A folder's test_prompts.jsonl[.gz], if it has one, rather than its prompts.jsonl."""
-    return next(iter(sorted(Path(data).glob("test_prompts.jsonl*"))), data)
-
-
-def _load(folder: str, reads=None):
-    """A trained policy on its device, and its tokenizer; `reads` is the one that it must have."""
-    from dpo_lib.language_model.models import (
-        check_same_tokens,
-        load_policy,
-        load_tokenizer,
-        pick_device,
-    )
-
-    tokenizer = load_tokenizer(folder)
-    if reads is not None:
-        check_same_tokens(f"model {folder}", tokenizer, reads, end=True)
-    return load_policy(folder, tokenizer).to(pick_device()).eval(), tokenizer
+        print(*report.write(found, given.out))
 
 
 @app.command(group=JUDGE, sort_key=2)
@@ -304,8 +218,7 @@ def doctor(file: str, /) -> int:
     Args:
         file: metrics.jsonl, TRL's trainer_state.json, or a run's folder.
     """
-    from dpo_lib.language_model.doctor import diagnose
-    from dpo_lib.language_model.training_log import read_log
+    from dpo_lib.language_model.judging import diagnose, read_log
 
     log = read_log(file)
     findings = diagnose(log)

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import torch
 
-from dpo_lib.language_model.bugs import HEALTHY, INVISIBLE, VISIBLE, Healthy, make_start, record
-from dpo_lib.language_model.doctor import diagnose
+from dpo_lib.language_model.judging.doctor import diagnose
+from dpo_lib.language_model.zoo.bugs import HEALTHY, INVISIBLE, VISIBLE, Healthy
+from dpo_lib.language_model.zoo.start import make_start, record
 
 OUT = Path(__file__).parents[1] / "dpo_lib/results/bug_zoo.json"
 SEEDS = (101, 102)

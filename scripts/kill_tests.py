@@ -30,13 +30,13 @@ import torch
 from faults import Faults, count_events, ends, in_child, warm_up
 from small_world import small_world
 
-from dpo_lib.language_model import checkpoint
 from dpo_lib.language_model import settings as told
-from dpo_lib.language_model.dpo import DPO
-from dpo_lib.language_model.ppo import PPO
-from dpo_lib.language_model.reward_model import Reward
-from dpo_lib.language_model.sft import SFT
-from dpo_lib.language_model.trainer import train
+from dpo_lib.language_model.stages.dpo import DPO
+from dpo_lib.language_model.stages.ppo import PPO
+from dpo_lib.language_model.stages.reward import Reward
+from dpo_lib.language_model.stages.sft import SFT
+from dpo_lib.language_model.training import checkpoint
+from dpo_lib.language_model.training.loop import train
 
 STAGES = {
     "sft": (told.SFTSettings, SFT),

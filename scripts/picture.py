@@ -3,7 +3,16 @@
 from pathlib import Path
 
 from dpo_lib import optimal_log_policy, three_answers
-from dpo_lib.plotting import GREY, ORANGE, figure, mark, objective_hill, optimum_curve, simplex, svg
+from dpo_lib.page.plotting import (
+    GREY,
+    ORANGE,
+    figure,
+    mark,
+    objective_hill,
+    optimum_curve,
+    simplex,
+    svg,
+)
 
 world = three_answers()
 reward, log_ref = world.true_reward[0], world.log_ref[0]

@@ -7,7 +7,17 @@ import pytest
 import torch
 from helpers import generator, table
 
-from dpo_lib import evaluation, losses, objective, policies, preferences, training, world
+from dpo_lib import (
+    evaluation,
+    fitting,
+    losses,
+    objective,
+    policies,
+    ppo,
+    preferences,
+    training,
+    world,
+)
 from dpo_lib._checks import check_beta, check_indices, check_log_policy
 from dpo_lib.preferences import Preferences
 
@@ -29,7 +39,7 @@ def run_dpo(labels=LABELS, log_ref=LOG_REF, beta=0.1, batch_size=4):
 
 
 def run_ppo(reward=REWARD, log_ref=LOG_REF, beta=0.1):
-    return training.train_ppo(reward, log_ref, beta, generator(), iterations=2, draws=4)
+    return ppo.train_ppo(reward, log_ref, beta, generator(), iterations=2, draws=4)
 
 
 TAKES_BETA = {
@@ -53,14 +63,14 @@ TAKES_BETA = {
     "dpo_loss": lambda beta: losses.dpo_loss(ONE, ONE, ONE, ONE, beta),
     "dpo_weight": lambda beta: losses.dpo_weight(ONE, ONE, ONE, ONE, beta),
     "frontier": lambda beta: evaluation.frontier(REWARD, LOG_REF, [1.0, beta]),
-    "fit_dpo": lambda beta: training.fit_dpo(WINS, LOG_REF, beta),
-    "fit_ranking_dpo": lambda beta: training.fit_ranking_dpo(RANKING, LOG_REF, beta),
+    "fit_dpo": lambda beta: fitting.fit_dpo(WINS, LOG_REF, beta),
+    "fit_ranking_dpo": lambda beta: fitting.fit_ranking_dpo(RANKING, LOG_REF, beta),
     "train_dpo": lambda beta: run_dpo(beta=beta),
     "train_ppo": lambda beta: run_ppo(beta=beta),
-    "policy_gradient_ascent": lambda beta: training.policy_gradient_ascent(
+    "policy_gradient_ascent": lambda beta: ppo.policy_gradient_ascent(
         REWARD, LOG_REF, beta, 2, 0.1
     ),
-    "natural_gradient_ascent": lambda beta: training.natural_gradient_ascent(
+    "natural_gradient_ascent": lambda beta: ppo.natural_gradient_ascent(
         REWARD, LOG_REF, beta, 2, 0.1
     ),
 }
@@ -106,10 +116,10 @@ TAKES_REWARD = {
     ),
     "TabularReward": policies.TabularReward,
     "train_ppo": run_ppo,
-    "policy_gradient_ascent": lambda reward: training.policy_gradient_ascent(
+    "policy_gradient_ascent": lambda reward: ppo.policy_gradient_ascent(
         reward, LOG_REF, 1.0, 2, 0.1
     ),
-    "natural_gradient_ascent": lambda reward: training.natural_gradient_ascent(
+    "natural_gradient_ascent": lambda reward: ppo.natural_gradient_ascent(
         reward, LOG_REF, 1.0, 2, 0.1
     ),
 }
@@ -130,14 +140,14 @@ TAKES_REFERENCE = {
     "optimal_log_policy": lambda log_ref: objective.optimal_log_policy(REWARD, log_ref, 1.0),
     "TabularPolicy": policies.TabularPolicy,
     "project": lambda log_ref: objective.project(REWARD, log_ref, 1.0),
-    "fit_dpo": lambda log_ref: training.fit_dpo(WINS, log_ref, 1.0),
-    "fit_ranking_dpo": lambda log_ref: training.fit_ranking_dpo(RANKING, log_ref, 1.0),
+    "fit_dpo": lambda log_ref: fitting.fit_dpo(WINS, log_ref, 1.0),
+    "fit_ranking_dpo": lambda log_ref: fitting.fit_ranking_dpo(RANKING, log_ref, 1.0),
     "train_dpo": lambda log_ref: run_dpo(log_ref=log_ref),
     "train_ppo": lambda log_ref: run_ppo(log_ref=log_ref),
-    "policy_gradient_ascent": lambda log_ref: training.policy_gradient_ascent(
+    "policy_gradient_ascent": lambda log_ref: ppo.policy_gradient_ascent(
         REWARD, log_ref, 1.0, 2, 0.1
     ),
-    "natural_gradient_ascent": lambda log_ref: training.natural_gradient_ascent(
+    "natural_gradient_ascent": lambda log_ref: ppo.natural_gradient_ascent(
         REWARD, log_ref, 1.0, 2, 0.1
     ),
 }
@@ -184,12 +194,12 @@ WRONG_SHAPE = {
     "are_equivalent": lambda: objective.are_equivalent(REWARD, REWARD[0]),
     "score_gradient_variance": lambda: evaluation.score_gradient_variance(LOG_REF, REWARD, REWARD),
     "optimal_baseline": lambda: evaluation.optimal_baseline(LOG_REF, REWARD[0]),
-    "fit_ranking_dpo": lambda: training.fit_ranking_dpo(RANKING[0], LOG_REF, 0.1),
-    "fit_ranking_dpo, weights": lambda: training.fit_ranking_dpo(
+    "fit_ranking_dpo": lambda: fitting.fit_ranking_dpo(RANKING[0], LOG_REF, 0.1),
+    "fit_ranking_dpo, weights": lambda: fitting.fit_ranking_dpo(
         RANKING, LOG_REF, 0.1, weights=table(1.0, 2.0)
     ),
     "Preferences": lambda: Preferences(*torch.zeros(2, 1).long(), torch.ones(1, 1).long()),
-    "fit_dpo": lambda: training.fit_dpo(WINS, LOG_REF.expand(2, 3), 0.1),
+    "fit_dpo": lambda: fitting.fit_dpo(WINS, LOG_REF.expand(2, 3), 0.1),
     "train_dpo, a batch of references": lambda: run_dpo(log_ref=LOG_REF.expand(2, 1, 3)),
     "train_dpo, a batch of labels": lambda: run_dpo(
         Preferences(*(t.expand(2, 2) for t in (LABELS.prompt, LABELS.chosen, LABELS.rejected)))
@@ -291,11 +301,11 @@ REFUSED = {
         "batch_size must be positive and finite, got 0",
     ),
     "fit_dpo, impossible answer": (
-        lambda: training.fit_dpo(WINS, SUPPORTED, 0.1),
+        lambda: fitting.fit_dpo(WINS, SUPPORTED, 0.1),
         "wins compare response 2 of prompt 0, which log_ref gives probability 0",
     ),
     "fit_dpo, NaN": (
-        lambda: training.fit_dpo(WINS * NAN, LOG_REF, 0.1),
+        lambda: fitting.fit_dpo(WINS * NAN, LOG_REF, 0.1),
         "wins must be finite, got nan at (0, 0, 0)",
     ),
     "a response ranked twice": (
@@ -307,7 +317,7 @@ REFUSED = {
         "ranking must lie in [0, 3), got 3 at (0, 1)",
     ),
     "an impossible response ranked": (
-        lambda: training.fit_ranking_dpo(RANKING, SUPPORTED, 0.1),
+        lambda: fitting.fit_ranking_dpo(RANKING, SUPPORTED, 0.1),
         "rankings hold a response that log_ref gives probability 0",
     ),
     "rankings of one response": (
@@ -334,9 +344,9 @@ REFUSED = {
         lambda: preferences.label_entropy(0 * WINS),
         "wins must hold at least one comparison in each world, got none",
     ),
-    "negative wins": (lambda: training.fit_reward(-WINS), "wins must not be negative, got -3.0"),
+    "negative wins": (lambda: fitting.fit_reward(-WINS), "wins must not be negative, got -3.0"),
     "wins that are no table": (
-        lambda: training.fit_reward(WINS[0]),
+        lambda: fitting.fit_reward(WINS[0]),
         "wins needs axes (prompts, responses, responses), got shape (3, 3)",
     ),
     "clip range": (
@@ -360,7 +370,7 @@ REFUSED = {
         "lam must lie in [0, 1], got nan",
     ),
     "learning rate": (
-        lambda: training.natural_gradient_ascent(REWARD, LOG_REF, 2.0, 3, lr=1.0),
+        lambda: ppo.natural_gradient_ascent(REWARD, LOG_REF, 2.0, 3, lr=1.0),
         "lr must lie in (0, 2 / beta) to converge, got 1.0",
     ),
 }
@@ -380,9 +390,9 @@ def test_bad_input_is_refused_in_one_line(call, message):
 )
 def test_wins_that_determine_no_reward_are_refused_with_prompt_and_responses(wins, place):
     with pytest.raises(ValueError, match=UNDETERMINED.format(*place)):
-        training.fit_reward(wins)
+        fitting.fit_reward(wins)
     with pytest.raises(ValueError, match=UNDETERMINED.format(*place)):
-        training.fit_reward(torch.stack([torch.ones_like(wins), wins]))
+        fitting.fit_reward(torch.stack([torch.ones_like(wins), wins]))
 
 
 def test_zeros_rounding_and_empty_indices_are_no_errors():

@@ -1,6 +1,5 @@
 """What must hold for the files themselves, before anything runs."""
 
-import ast
 import re
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import nbformat
 import pytest
 import yaml
 from conftest import NOTEBOOKS, ROOT
+from test_architecture import ORDER, SOURCES, imports
 
 import dpo_lib
 from dpo_lib import losses
@@ -39,20 +39,10 @@ FORM = [
     "## Exercises",
     "## Summary",
 ]
-MODULES = {path.stem: path.read_text() for path in ROOT.glob("dpo_lib/*.py")}
-METHOD = ["_checks", "_loss_names", "world", "preferences", "objective", "losses", "variants",
-          "policies", "training", "evaluation", "plotting", "widgets"]  # fmt: skip
-LANGUAGE_MODEL = {path.stem: path.read_text() for path in ROOT.glob("dpo_lib/language_model/*.py")}
-LANGUAGE_MODEL_ORDER = [
-    "settings", "files", "rows", "shapes", "data", "reviews", "_hub", "_transformers", "models",
-    "layouts", "logprobs", "sharding", "checkpoint", "run_folder", "processes", "progress",
-    "trainer", "sampling", "sft", "reward_model", "dpo", "rollouts", "ppo", "evaluate",
-    "training_log", "doctor", "bugs",
-]  # fmt: skip
 HEAVY = {
-    "sympy": {"symbolic", "proofs", "theory"},
-    "matplotlib": {"plotting", "widgets"},
-    "ipywidgets": {"widgets"},
+    "sympy": {"statements.symbolic", "statements.proofs", "statements.theory"},
+    "matplotlib": {"page.plotting", "page.widgets"},
+    "ipywidgets": {"page.widgets"},
 }
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -64,19 +54,6 @@ def cells(path, kind):
 
 def prose(path):
     return "\n\n".join(cell.source for cell in cells(path, "markdown"))
-
-
-def imports(source, package):
-    """Modules of a package that a source file imports; "" stands for the package itself."""
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == package:
-            found |= {f"{package}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add(node.module)
-    return {name[len(package) + 1 :] for name in found if f"{name}.".startswith(f"{package}.")}
 
 
 @each_notebook
@@ -121,29 +98,16 @@ def test_a_chapter_keeps_the_form(path):
     assert [heading for heading in headings if heading in FORM] == FORM
 
 
-@pytest.mark.parametrize("module", METHOD)
-def test_imports_point_left_only(module):
-    assert imports(MODULES[module], "dpo_lib") <= set(METHOD[: METHOD.index(module)])
-
-
-@pytest.mark.parametrize("module", LANGUAGE_MODEL_ORDER)
-def test_imports_of_the_language_model_point_left_only(module):
-    before = LANGUAGE_MODEL_ORDER[: LANGUAGE_MODEL_ORDER.index(module)]
-    ours = imports(LANGUAGE_MODEL[module], "dpo_lib.language_model")
-    assert ours <= set(before)
-
-
-def test_the_order_of_the_language_model_names_every_module():
-    assert sorted(LANGUAGE_MODEL_ORDER) == sorted(set(LANGUAGE_MODEL) - {"__init__"})
-
-
 def test_nothing_in_the_library_imports_the_ledger_or_the_exercises():
-    assert not [m for m in MODULES if imports(MODULES[m], "dpo_lib") & {"paper", "exercises"}]
+    outer = ("statements.paper", "page.exercises")
+    assert not [m for m in ORDER if any(n.startswith(outer) for n in imports(SOURCES[m]))]
 
 
 @pytest.mark.parametrize("package", HEAVY)
 def test_a_heavy_package_is_imported_only_where_it_is_the_subject(package):
-    assert {module for module in MODULES if imports(MODULES[module], package)} <= HEAVY[package]
+    line = rf"^(?:import|from) {package}\b"
+    users = {module for module in ORDER if re.search(line, SOURCES[module], re.MULTILINE)}
+    assert users <= HEAVY[package]
 
 
 def test_importing_the_library_imports_nothing_heavy():
@@ -163,8 +127,11 @@ def test_the_package_has_the_names_that_it_lists():
 
 def test_every_public_module_is_in_the_reference():
     listed = re.findall(r"automodule:: dpo_lib\.([\w.]+)", (ROOT / "book/api.md").read_text())
-    names = [*MODULES, "language_model", *(f"language_model.{name}" for name in LANGUAGE_MODEL)]
-    assert sorted(listed) == sorted(n for n in names if not re.search(r"(^|\.)_", n))
+    rooms = {
+        module[:dot] for module in ORDER for dot in (m.start() for m in re.finditer(r"\.", module))
+    }
+    names = [name for name in [*ORDER, *rooms] if not re.search(r"(^|\.)_", name)]
+    assert sorted(listed) == sorted(n for n in names if not n.startswith("results"))
 
 
 def test_shipped_code_runs_no_code_from_files():

@@ -9,6 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from dpo_lib.evaluation import reward_error, total_variation
+from dpo_lib.fitting import fit_dpo, fit_ranking_dpo, fit_reward
 from dpo_lib.losses import adapted_coefficient, table_loss
 from dpo_lib.objective import (
     implicit_reward,
@@ -17,6 +18,13 @@ from dpo_lib.objective import (
     log_partition,
     objective,
     optimal_log_policy,
+)
+from dpo_lib.ppo import (
+    ClippedSurrogate,
+    PenalisedSurrogate,
+    natural_gradient_ascent,
+    policy_gradient_ascent,
+    train_ppo,
 )
 from dpo_lib.preferences import (
     Preferences,
@@ -28,19 +36,7 @@ from dpo_lib.preferences import (
     sample_preferences,
     sample_rankings,
 )
-from dpo_lib.training import (
-    ClippedSurrogate,
-    History,
-    PenalisedSurrogate,
-    fit_dpo,
-    fit_ranking_dpo,
-    fit_reward,
-    minimise,
-    natural_gradient_ascent,
-    policy_gradient_ascent,
-    train_dpo,
-    train_ppo,
-)
+from dpo_lib.training import History, minimise, train_dpo
 from dpo_lib.world import random_world, three_answers
 
 WORLDS = random_world(generator(1), prompts=2, responses=4, batch=(3,))

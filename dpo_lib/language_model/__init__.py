@@ -1,10 +1,9 @@
-"""DPO on a real GPT-2, and everything the paper compares it to: SFT, a reward model, PPO.
+"""DPO on a real language model, and everything the paper compares it to: SFT, reward model, PPO.
 
-Modules, each importing only those before it: `settings` (what each stage can be told), `files`
-(written whole or not at all), `rows`, `shapes` and `data` (from files to tokens), `reviews` (a
-built-in world with a known reward), `models`, `layouts` and `logprobs`, `sharding`, `checkpoint`,
-`run_folder`, `processes`, `progress` and `trainer`, `sampling`, one stage each in `sft`,
-`reward_model`, `dpo` and `ppo` (with `rollouts`), then `evaluate`, `training_log`, `doctor` and
-`bugs` to test it on. The losses are those of `dpo_lib.losses`. Needs the packages of the extra
+The losses are those of `dpo_lib.losses`. Rooms, each importing only from those before it:
+`data` (from files to tokens), `worlds` (text with a known reward), `models`, `scoring`
+(log pi(y | x)), `generation`, `training` (the one loop), `stages` (SFT, reward model, DPO, PPO),
+`judging` (evaluation, logs, `doctor`), `zoo` (runs with a bug). All use `settings` (what each
+stage can be told) and `files` (written whole or not at all). Needs the packages of the extra
 `language-model`.
 """

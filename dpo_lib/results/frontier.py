@@ -239,9 +239,11 @@ class Judge:
     size = 256  # completions or pairs of one forward pass
 
     def __init__(self, plan: Plan, seed: int, out: Path):
-        from dpo_lib.language_model.data import read_preferences, tokenize_preferences
-        from dpo_lib.language_model.models import load_tokenizer, pick_device
-        from dpo_lib.language_model.ppo import load_judge, world_score
+        from dpo_lib.language_model.data.reading import read_preferences
+        from dpo_lib.language_model.data.tokens import tokenize_preferences
+        from dpo_lib.language_model.models.devices import pick_device
+        from dpo_lib.language_model.models.judges import load_judge, world_score
+        from dpo_lib.language_model.models.policies import load_tokenizer
 
         self.plan, self.seed, self.runs = plan, seed, out / f"seed-{seed}"
         self.device = pick_device()
@@ -260,7 +262,7 @@ class Judge:
         self.base = self.draw(self.reference, 1.0, plan.best_of, 0)
 
     def load(self, name: str):
-        from dpo_lib.language_model.models import load_policy
+        from dpo_lib.language_model.models.policies import load_policy
 
         folder = str(self.runs / name / "model")
         return load_policy(folder, self.tokenizer).to(self.device).eval()
@@ -268,7 +270,7 @@ class Judge:
     @torch.no_grad()
     def logps(self, model) -> torch.Tensor:
         """Log-probabilities of the held-out pairs, shape (pairs, 2): chosen, rejected."""
-        from dpo_lib.language_model.logprobs import pair_logps
+        from dpo_lib.language_model.scoring.logprobs import pair_logps
 
         return torch.cat(
             [pair_logps(model, part).cpu().double() for part in self.parts(self.pairs)]
@@ -285,8 +287,8 @@ class Judge:
 
     def draw(self, model, temperature: float, samples: int, stream: int):
         """Completions of the held-out prompts; `stream` numbers the random numbers."""
-        from dpo_lib.language_model.evaluate import sample
-        from dpo_lib.language_model.trainer import derive_seed
+        from dpo_lib.language_model.judging.evaluation import sample
+        from dpo_lib.language_model.training.order import derive_seed
 
         drawing = dict(samples=samples, temperature=temperature, batch_size=self.size)
         drawing |= dict(seed=derive_seed(self.seed, stream))
@@ -296,7 +298,8 @@ class Judge:
 
     def policy(self, name: str, temperatures: list[float]) -> list[dict]:
         """One row for each temperature."""
-        from dpo_lib.language_model.evaluate import difference, sequence_kl, win_rate
+        from dpo_lib.language_model.judging.evaluation import sequence_kl
+        from dpo_lib.language_model.judging.statistics import difference, win_rate
 
         model, rows = self.load(name), []
         accuracy = None if name == "SFT" else self.accuracy(model)
@@ -314,7 +317,7 @@ class Judge:
 
     def accuracy(self, model) -> dict:
         """How often the implicit reward ranks a held-out pair as its label does."""
-        from dpo_lib.language_model.reward_model import correct
+        from dpo_lib.language_model.stages.reward import correct
 
         chosen, rejected = (self.logps(model) - self.ref_logps).unbind(-1)
         return proportion(correct(chosen, rejected))
@@ -336,7 +339,7 @@ class Judge:
 @torch.no_grad()
 def judge(plan: Plan, seed: int, out: Path) -> dict:
     """Every policy on held-out prompts: true and learned reward, KL, win rates, lengths."""
-    from dpo_lib.language_model.reward_model import correct, rewards_of
+    from dpo_lib.language_model.stages.reward import correct, rewards_of
 
     court, rows = Judge(plan, seed, out), []
     everywhere = ("SFT", f"DPO {plan.beta:g}", "Preferred-FT", "PPO")
@@ -357,7 +360,7 @@ def judge(plan: Plan, seed: int, out: Path) -> dict:
 
 def means(values: torch.Tensor) -> dict:
     """The mean of (prompts, samples) with the standard error over prompts."""
-    from dpo_lib.language_model.evaluate import estimate
+    from dpo_lib.language_model.judging.statistics import estimate
 
     return estimate(values).record
 
@@ -369,7 +372,7 @@ def powers(n: int) -> list[int]:
 
 def best_row(n: int, temperature: float, rewards, learned, chosen) -> dict:
     """Best-of-n as the paper has it, chosen by the learned reward; and by the true one."""
-    from dpo_lib.language_model.evaluate import best_of, best_of_kl
+    from dpo_lib.language_model.judging.statistics import best_of, best_of_kl
 
     wins = ((rewards - chosen).sign() + 1) / 2
     return {
@@ -392,8 +395,8 @@ def proportion(hits) -> dict:
 @torch.no_grad()
 def agreement(model, pairs) -> float | None:
     """Largest difference of float32 log-probabilities between GPU and CPU; None without a GPU."""
-    from dpo_lib.language_model.logprobs import pair_logps
-    from dpo_lib.language_model.models import frozen_copy
+    from dpo_lib.language_model.models.policies import frozen_copy
+    from dpo_lib.language_model.scoring.logprobs import pair_logps
 
     if model.device.type == "cpu":
         return None
@@ -403,7 +406,7 @@ def agreement(model, pairs) -> float | None:
 
 def about(plan: Plan, out: Path) -> dict:
     """All that it takes to repeat the run, and on what it ran."""
-    from dpo_lib.language_model.run_folder import machine
+    from dpo_lib.language_model.training.run_folder import machine
 
     config = json.loads((out / "seed-0/SFT/model/config.json").read_text())
     shape = {key: config.get(key) for key in ("n_layer", "n_embd", "n_head", "vocab_size")}

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from dpo_lib.language_model import data
-from dpo_lib.language_model.data import Preference, Report
+from dpo_lib.language_model.data.reading import Preference, Report
 
 EOS = "<|endoftext|>"
 FILM = {"prompt": "The film was", "chosen": " good", "rejected": " bad"}

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from dpo_lib.language_model.models import load_tokenizer, save_policy
-from dpo_lib.language_model.reviews import write_world
+from dpo_lib.language_model.models.policies import load_tokenizer, save_policy
+from dpo_lib.language_model.worlds.data_set import write_world
 
 
 def small_world(folder: Path, **rows: int) -> dict:

@@ -17,7 +17,10 @@ from cyclopts import Parameter
 from dpo_lib import __main__ as cli
 from dpo_lib import _command_line as command_line
 from dpo_lib._loss_names import OWN, LossName
-from dpo_lib.language_model import models, reviews, settings, trainer
+from dpo_lib.language_model import settings
+from dpo_lib.language_model.models import devices, policies
+from dpo_lib.language_model.training import loop as trainer
+from dpo_lib.language_model.worlds import write_world
 from dpo_lib.variants import LOSSES
 
 
@@ -231,7 +234,7 @@ def fails(monkeypatch):
         def fail(*_):
             raise error
 
-        monkeypatch.setattr(cli, "_load", fail)
+        monkeypatch.setattr(policies, "load_tokenizer", fail)
         monkeypatch.setattr(cli, "_train", fail)
 
     return make
@@ -266,7 +269,8 @@ def test_all_missing_packages_are_named_at_once_and_none_that_anyone_could_regis
 ):
     for name in ("datasets", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
-    monkeypatch.delitem(sys.modules, "dpo_lib.language_model.models", raising=False)
+    for name in [n for n in sys.modules if n.startswith("dpo_lib.language_model.")]:
+        monkeypatch.delitem(sys.modules, name)
     line = mistake(capsys, *SAMPLE, "Hi")
     assert line == "not installed: datasets, transformers; pip install datasets transformers"
 
@@ -340,11 +344,11 @@ def test_names_that_a_command_line_knows_are_those_that_are_implemented():
     own = {name: set(loss.settings) - {"beta"} for name, loss in LOSSES.items()}
     assert {name: {setting} for name, setting in OWN.items()} == {n: s for n, s in own.items() if s}
     assert set(get_args(settings.Optimizer)) == trainer.OPTIMIZERS.keys()
-    assert set(get_args(settings.Dtype)) == {"auto", *models.DTYPES}
+    assert set(get_args(settings.Dtype)) == {"auto", *devices.DTYPES}
 
 
 def test_the_defaults_of_dpo_world_are_those_of_its_function():
-    ours, theirs = (signature(f).parameters for f in (cli.world, reviews.write_world))
+    ours, theirs = (signature(f).parameters for f in (cli.world, write_world))
     assert all(theirs[name].default == flag.default for name, flag in ours.items())
 
 

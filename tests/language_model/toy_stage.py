@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from dpo_lib.language_model.settings import Settings
-from dpo_lib.language_model.trainer import Stage, train
+from dpo_lib.language_model.training.loop import train
+from dpo_lib.language_model.training.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,29 @@
+"""From a data file to token ids, in the order of the modules: every row accounted for."""
+
+from dpo_lib._lazy import exports
+
+__all__, __getattr__, __dir__ = exports(
+    __name__,
+    {
+        "overview": ["overview"],
+        "rows": ["DataError", "read_rows"],
+        "shapes": ["Rendered"],
+        "reading": [
+            "Example",
+            "Preference",
+            "Report",
+            "read_examples",
+            "read_preferences",
+            "read_prompts",
+        ],
+        "tokens": [
+            "Pair",
+            "Sequences",
+            "TokenExample",
+            "data_hash",
+            "tokenize_examples",
+            "tokenize_preferences",
+            "tokenize_prompts",
+        ],
+    },
+)

@@ -1,0 +1,58 @@
+"""What a data file holds, in lines for a person: `dpo check`."""
+
+from pathlib import Path
+
+from dpo_lib.language_model.data.reading import read_examples, read_preferences, read_prompts
+from dpo_lib.language_model.data.rows import read_rows
+from dpo_lib.language_model.data.tokens import (
+    tokenize_examples,
+    tokenize_preferences,
+    tokenize_prompts,
+)
+
+READERS = {
+    "preferences": (read_preferences, tokenize_preferences),
+    "examples": (read_examples, tokenize_examples),
+    "prompts": (read_prompts, tokenize_prompts),
+}
+
+
+def overview(path: str, tokenizer=None, max_length: int = 512) -> list[str]:
+    """What would be trained on, what became of each row, and tokens if a tokenizer is given.
+
+    Raises:
+        DataError: as the readers of `reading` and `tokens`.
+    """
+    kind = kind_of_rows(path)
+    read, tokenize = READERS[kind]
+    rows, report = read(path, tokenizer)
+    items = [] if tokenizer is None else tokenize(rows, tokenizer, max_length, report)
+    return [f"{path}: {kind}", *report.lines(), *_token_lines(items)]
+
+
+def kind_of_rows(path: str) -> str:
+    """What a file holds by the fields of its first row; of a folder the richest that is there."""
+    files = {"preferences": "preferences", "sft": "examples", "prompts": "prompts"}
+    if Path(path).is_dir():
+        present = (kind for name, kind in files.items() if any(Path(path).glob(f"{name}.jsonl*")))
+        return next(present, "preferences")
+    _, row = next(read_rows(path, ""), ("", {}))
+    if {"completion", "messages", "text"} & row.keys() and "chosen" not in row:
+        return "examples"
+    return (
+        "prompts" if "prompt" in row and not {"chosen", "rejected"} & row.keys() else "preferences"
+    )
+
+
+def _token_lines(items: list) -> list[str]:
+    """Smallest, median and largest number of tokens of each part, and what they sum to."""
+    parts: dict[str, list[int]] = {}
+    for item in items:
+        named = {"prompt": item} if isinstance(item, tuple) else vars(item)
+        for part, ids in named.items():
+            parts.setdefault(part, []).append(len(ids))
+    shown = []
+    for part, lengths in parts.items():
+        low, middle, high = (sorted(lengths)[k] for k in (0, len(lengths) // 2, -1))
+        shown.append(f"tokens of {part}: {low} to {high}, median {middle}, {sum(lengths)} in all")
+    return shown

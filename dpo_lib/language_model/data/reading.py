@@ -1,0 +1,155 @@
+"""From a data file to prompts and answers as text: every row used, or reported with its place.
+
+Reading stops with a DataError, "file:line: reason", at a row that is malformed. A row that can
+be read but not used is dropped and counted: a Report always has rows == used + dropped. Rows may
+have any shape in `shapes`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dpo_lib.language_model.data import shapes
+from dpo_lib.language_model.data.rows import DataError, Malformed, read_rows
+from dpo_lib.language_model.data.shapes import Useless
+
+
+@dataclass(frozen=True)
+class Preference:
+    """A labelled pair as text."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    place: str  # "file:line"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A demonstration as text."""
+
+    prompt: str
+    completion: str
+    place: str  # "file:line"
+
+
+@dataclass
+class Report:
+    """What became of the rows of a file: rows == used + the number of places in dropped."""
+
+    rows: int = 0
+    used: int = 0
+    dropped: dict[str, list[str]] = field(default_factory=dict)  # reason -> places
+    shortened: dict[str, list[str]] = field(default_factory=dict)  # of used rows
+    noted: dict[str, list[str]] = field(default_factory=dict)
+
+    def drop(self, reason: str, place: str) -> None:
+        """Count a used row as dropped."""
+        self.used -= 1
+        self.dropped.setdefault(reason, []).append(place)
+
+    def shorten(self, reason: str, place: str) -> None:
+        self.shortened.setdefault(reason, []).append(place)
+
+    def note(self, reason: str, place: str) -> None:
+        self.noted.setdefault(reason, []).append(place)
+
+    def lines(self) -> list[str]:
+        """What a person reads: the totals, then a line for each reason with its first places."""
+        found = [f"{self.rows:,} rows, {self.used:,} used"]
+        for what in ("dropped", "shortened", "noted"):
+            for reason, places in getattr(self, what).items():
+                more = f" and {len(places) - 3:,} more" if len(places) > 3 else ""
+                found.append(f"{what} {len(places):,}: {reason} ({', '.join(places[:3])}{more})")
+        return found
+
+
+def read_preferences(path: str | Path, tokenizer=None) -> tuple[list[Preference], Report]:
+    """Preference rows of a file, a folder's preferences.jsonl[.gz], or "hub:NAME[:SPLIT]".
+
+    Args:
+        path: where the rows are.
+        tokenizer: renders conversations if it has a chat template.
+
+    Raises:
+        DataError: "file:line: reason" at the first malformed row, or if no row can be used.
+    """
+
+    def convert(row: dict, place: str) -> Preference:
+        found = Preference(*shapes.preference(row, tokenizer), place)
+        if found.chosen == found.rejected:
+            raise Useless("chosen and rejected are identical")
+        return found
+
+    preferences, report = _read(path, "preferences", convert)
+    seen = set()
+    for p in preferences:
+        _note_prompt(p.prompt, p.place, report)
+        if p.prompt and p.chosen.startswith(p.prompt) and p.rejected.startswith(p.prompt):
+            report.note("both answers repeat the prompt", p.place)
+        if (p.prompt, p.chosen, p.rejected) in seen:
+            report.note("repeats an earlier row", p.place)
+        if (p.prompt, p.rejected, p.chosen) in seen:
+            report.note("contradicts an earlier row", p.place)
+        seen.add((p.prompt, p.chosen, p.rejected))
+    return preferences, report
+
+
+def read_examples(path: str | Path, tokenizer=None) -> tuple[list[Example], Report]:
+    """Demonstrations of a file, a folder's sft.jsonl[.gz], or "hub:NAME[:SPLIT]".
+
+    Of a preference row this is the chosen side, for Preferred-FT. Arguments and errors are
+    those of read_preferences.
+    """
+    examples, report = _read(
+        path, "sft", lambda row, place: Example(*shapes.example(row, tokenizer), place)
+    )
+    seen = set()
+    for e in examples:
+        if e.prompt:  # a {"text"} row has none, and that is as it should be
+            _note_prompt(e.prompt, e.place, report)
+        if (e.prompt, e.completion) in seen:
+            report.note("repeats an earlier row", e.place)
+        seen.add((e.prompt, e.completion))
+    return examples, report
+
+
+def read_prompts(path: str | Path, tokenizer=None) -> tuple[list[str], Report]:
+    """Prompts of a file, a folder's prompts.jsonl[.gz], or "hub:NAME[:SPLIT]"; see above."""
+    found, report = _read(
+        path, "prompts", lambda row, place: (shapes.prompt_only(row, tokenizer), place)
+    )
+    for prompt, place in found:
+        _note_prompt(prompt, place, report)
+    return [prompt for prompt, _ in found], report
+
+
+def held_out(path: str) -> Path | str:
+    """A folder's test_prompts.jsonl[.gz], if it has one, rather than its prompts.jsonl."""
+    return next(iter(sorted(Path(path).glob("test_prompts.jsonl*"))), path)
+
+
+def _read(path: str | Path, name: str, convert: Callable) -> tuple[list, Report]:
+    """Convert every row; drop the useless, stop at the malformed or if nothing is left."""
+    found, report = [], Report()
+    for place, row in read_rows(path, name):
+        report.rows += 1
+        report.used += 1
+        try:
+            found.append(convert(row, place))
+        except Malformed as reason:
+            raise DataError(f"{place}: {reason}") from None
+        except Useless as reason:
+            report.drop(str(reason), place)
+    if not report.rows:
+        raise DataError(f"{path}: has no rows")
+    if not found:
+        raise DataError(f"{path}: has no row that can be used: {'; '.join(report.lines())}")
+    return found, report
+
+
+def _note_prompt(prompt: str, place: str, report: Report) -> None:
+    if not prompt:
+        report.note("the prompt is empty", place)
+    if prompt.endswith(" "):  # GPT-2 writes a space at the start of a word, never at an end
+        report.note("the prompt ends in a space, which belongs to the answer", place)

@@ -1,0 +1,13 @@
+"""How good a policy is, and what its training log says of likely bugs."""
+
+from dpo_lib._lazy import exports
+
+__all__, __getattr__, __dir__ = exports(
+    __name__,
+    {
+        "statistics": ["Estimate", "best_of", "best_of_kl", "difference", "estimate", "win_rate"],
+        "evaluation": ["evaluate", "evaluate_settings", "sample", "sequence_kl"],
+        "training_log": ["Log", "read_log"],
+        "doctor": ["Finding", "diagnose"],
+    },
+)

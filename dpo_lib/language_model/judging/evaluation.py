@@ -1,0 +1,186 @@
+"""Policies judged by completions that they sample for held-out prompts (section 6)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from dpo_lib.language_model.data.reading import held_out, read_prompts
+from dpo_lib.language_model.data.tokens import tokenize_prompts
+from dpo_lib.language_model.generation.sampling import check, generate
+from dpo_lib.language_model.judging.statistics import (
+    best_of,
+    best_of_kl,
+    difference,
+    estimate,
+    win_rate,
+)
+from dpo_lib.language_model.models.judges import load_judge, world_score
+from dpo_lib.language_model.models.policies import load_trained
+from dpo_lib.language_model.scoring.logprobs import token_logps
+from dpo_lib.language_model.settings import EvaluationSettings
+from dpo_lib.language_model.training.order import derive_seed
+
+Tokens = tuple[int, ...]
+Score = Callable[[list[tuple[Tokens, Tokens]]], Tensor]  # (prompt, completion) pairs -> (n,)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Completions of one policy, `samples` in a row for each prompt, and what they score."""
+
+    sequences: list[tuple[Tokens, Tokens]]  # prompts * samples of (prompt ids, completion ids)
+    rewards: Tensor  # (prompts, samples), reward units
+    lengths: Tensor  # (prompts, samples), tokens with the EOS
+    ended: Tensor  # (prompts, samples), 1 if the completion ended with an EOS
+
+
+@torch.no_grad()
+def sample(
+    model,
+    prompts: Sequence[Tokens],
+    score: Score,
+    eos: int,
+    *,
+    samples: int = 1,
+    max_new_tokens: int = 64,
+    temperature: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Samples:
+    """Draw `samples` completions for each prompt and score them."""
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    check(model, prompts, max_new_tokens, temperature, eos)  # names a prompt by its own number
+    repeated = [tuple(prompt) for prompt in prompts for _ in range(samples)]
+    generator = torch.Generator().manual_seed(seed)
+    completions = generate(model, repeated, max_new_tokens, temperature, generator, eos, batch_size)
+    sequences = list(zip(repeated, completions, strict=True))
+    scores = [score(batch).double().cpu() for batch in _batches(sequences, batch_size)]
+    shape = (len(prompts), samples)
+    lengths = torch.tensor([len(c) for _, c in sequences], dtype=torch.float64)
+    ended = torch.tensor([c[-1:] == (eos,) for _, c in sequences], dtype=torch.float64)
+    return Samples(sequences, torch.cat(scores).view(shape), lengths.view(shape), ended.view(shape))
+
+
+@torch.no_grad()
+def sequence_kl(
+    policy, reference, drawn: Samples, temperature: float = 1.0, batch_size: int = 64
+) -> tuple[Tensor, Tensor]:
+    """Two unbiased estimates of KL(policy || reference) in nats for each sample.
+
+    k1 is log pi(y) - log pi_ref(y), summed over the tokens that the policy drew; k3 sums
+    pi_ref / pi - 1 - log(pi_ref / pi) over the tokens, which is never negative: a check on k1
+    near the reference, but far from it a few rare samples carry its mean. The KL is that of what
+    was run: drawing at this temperature, at most max_new_tokens tokens.
+
+    Returns:
+        k1 and k3, both (prompts, samples), float64.
+    """
+    k1, k3 = [], []
+    for batch in _batches(drawn.sequences, batch_size):
+        ours = token_logps(policy, batch, temperature)
+        theirs = token_logps(reference, batch)
+        for log_policy, log_ref in zip(ours, theirs, strict=True):
+            log_ratio = log_policy.double().cpu() - log_ref.double().cpu()
+            k1.append(log_ratio.sum())
+            k3.append((torch.expm1(-log_ratio) + log_ratio).sum())
+    return torch.stack(k1).view_as(drawn.rewards), torch.stack(k3).view_as(drawn.rewards)
+
+
+def evaluate(
+    policies: dict[str, object],
+    reference,
+    prompts: Sequence[Tokens],
+    score: Score,
+    eos: int,
+    *,
+    temperatures: Sequence[float] = (1.0,),
+    best_of_n: int = 1,
+    seed: int = 0,
+    **drawing,
+) -> dict:
+    """Reward, KL, length and win rate of each policy at each temperature, and Best-of-N.
+
+    Every policy is compared with the reference at temperature 1, on the same prompts.
+
+    Args:
+        policies: name -> model.
+        prompts: token ids, held out from training.
+        best_of_n: N of Best-of-N; the reference is sampled at least that often.
+        drawing: `samples`, `max_new_tokens`, `batch_size` of `sample`.
+
+    Returns:
+        a JSON-able dictionary with "reference", "policies" and "best_of".
+    """
+
+    # The policies share their random numbers, which the reference does not: against it, a win
+    # rate is that of independent draws; among them, differences are sharper.
+    samples = drawing.pop("samples", 1)
+    often, own, others = max(samples, best_of_n), derive_seed(seed, 0), derive_seed(seed, 1)
+    base = sample(reference, prompts, score, eos, samples=often, seed=own, **drawing)
+    report: dict = {"reference": _summary(base), "policies": [], "best_of": []}
+    for name, policy in policies.items():
+        for temperature in temperatures:
+            options = drawing | {"samples": samples, "temperature": temperature, "seed": others}
+            drawn = sample(policy, prompts, score, eos, **options)
+            row = {"name": name, "temperature": temperature} | _summary(drawn)
+            if temperature > 0:  # the greedy policy has no KL to speak of: its support is one text
+                k1, k3 = sequence_kl(
+                    policy, reference, drawn, temperature, drawing.get("batch_size", 64)
+                )
+                row |= {"kl": estimate(k1).record, "kl_k3": estimate(k3).record}
+            gain, z = difference(drawn.rewards, base.rewards)
+            row |= {"gain": gain.record, "z": z}
+            row["win_rate"] = win_rate(drawn.rewards, base.rewards).record
+            report["policies"].append(row)
+    for n in sorted({2**k for k in range(best_of_n.bit_length())} | {best_of_n}):
+        reward = estimate(best_of(base.rewards, n)).record
+        report["best_of"].append({"n": n, "kl_at_most": best_of_kl(n), "reward": reward})
+    return report
+
+
+def _summary(drawn: Samples) -> dict:
+    names = ("rewards", "lengths", "ended")
+    found = {name: estimate(getattr(drawn, name)).record for name in names}
+    return {"reward": found["rewards"], "length": found["lengths"], "ended": found["ended"]}
+
+
+def _batches(items: Sequence, size: int):
+    return (items[i : i + size] for i in range(0, len(items), size))
+
+
+def evaluate_settings(given: EvaluationSettings, tell: Callable[[str], None]) -> dict:
+    """Load what the settings name and `evaluate` it; the report begins with them.
+
+    Args:
+        tell: called with each line on what became of the data's rows.
+    """
+    reference, tokenizer = load_trained(given.reference)
+    policies = {folder: load_trained(folder, tokenizer)[0] for folder in given.model}
+    if given.reward == "true":
+        score = world_score(tokenizer)
+    else:
+        score = load_judge(given.reward, tokenizer).to(reference.device).score
+    texts, rows = read_prompts(held_out(given.data), tokenizer)
+    wanted = len(texts) if given.prompts is None else given.prompts
+    for number in range(wanted, len(texts)):
+        rows.drop(f"beyond --prompts {wanted}", f"prompt {number + 1}")
+    prompts = tokenize_prompts(texts[:wanted], tokenizer, given.max_length, rows)
+    for line in rows.lines():
+        tell(line)
+    report = evaluate(
+        policies,
+        reference,
+        prompts,
+        score,
+        tokenizer.eos_token_id,
+        temperatures=given.temperature,
+        best_of_n=given.best_of,
+        seed=given.seed,
+        samples=given.samples,
+        max_new_tokens=given.max_new_tokens,
+        batch_size=given.batch_size,
+    )
+    return {"settings": asdict(given)} | report

@@ -1,0 +1,142 @@
+"""Log-probabilities of completions, log pi(y | x): sums over tokens, exact, fast, differentiable.
+
+`plain_logps` is the definition, one sequence at a time. The other functions give the same numbers
+and gradients from one forward pass in which only the positions that predict a completion token
+reach the vocabulary, a chunk of them at a time: an array of positions times vocabulary never
+exists, neither forward nor backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from dpo_lib._checks import check_positive
+from dpo_lib.language_model.data.tokens import Sequences
+from dpo_lib.language_model.scoring.layouts import completion_hidden
+from dpo_lib.language_model.scoring.sequences import check_sequences
+
+if TYPE_CHECKING:
+    from dpo_lib.language_model.data.tokens import Pair
+from dpo_lib.language_model.scoring.output_layer import (
+    _wide,
+    linear_head,
+    positions_per_chunk,
+    target_logps,
+)
+
+
+def plain_logps(
+    model: PreTrainedModel, sequences: Sequences, temperature: float = 1.0
+) -> list[Tensor]:
+    """log pi(y_t | x, y_<t) of every completion token, the slow obvious way.
+
+    Args:
+        model: any causal language model of transformers.
+        sequences: (prompt ids, completion ids), neither of them empty.
+        temperature: > 0, divides the logits.
+
+    Returns:
+        one tensor for each sequence, shape (its completion's length,), nats, float32 or better.
+    """
+    check_positive("temperature", temperature)
+    logps = []
+    for prompt, completion in check_sequences(model, sequences):
+        ids = torch.tensor([prompt + completion], device=model.device)
+        output = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        logits = output.logits[0, len(prompt) - 1 : -1]
+        logits = logits.to(_wide(logits.dtype)) / temperature
+        targets = ids[0, len(prompt) :, None]
+        logps.append(logits.log_softmax(-1).gather(-1, targets)[:, 0])
+    return logps
+
+
+def token_logps(
+    model: PreTrainedModel, sequences: Sequences, temperature: float = 1.0
+) -> list[Tensor]:
+    """`plain_logps`, fast. Neighbours with the same prompt share it; see `layouts`.
+
+    Raises:
+        ValueError: in one line, for an empty prompt or completion, a sequence longer than the
+            model's positions, an id outside the vocabulary, and a model whose logits are more
+            than a linear map of its last hidden state (soft-capping, scaling).
+    """
+    check_positive("temperature", temperature)
+    sequences = check_sequences(model, sequences)
+    head = linear_head(model)
+    hidden = completion_hidden(model, sequences)  # (completion tokens, width)
+    return _token_logps(hidden, head, sequences, temperature)
+
+
+def completion_logps(model: PreTrainedModel, sequences: Sequences) -> Tensor:
+    """log pi(y | x) of every completion, *summed* over its tokens, shape (sequences,), nats."""
+    return torch.stack([logps.sum() for logps in token_logps(model, sequences)])
+
+
+def pair_logps(model: PreTrainedModel, pairs: list[Pair]) -> Tensor:
+    """log pi(y_w | x) and log pi(y_l | x) of every pair, shape (pairs, 2), nats.
+
+    Sequences 2i and 2i + 1 are the chosen and the rejected side of pair i: neighbours with one
+    prompt, which the stream stores once.
+    """
+    return completion_logps(model, pair_sides(pairs)).view(len(pairs), 2)
+
+
+def pair_sides(pairs: list[Pair]) -> Sequences:
+    """Both sequences of each pair, chosen and rejected in turn."""
+    return [(pair.prompt, side) for pair in pairs for side in (pair.chosen, pair.rejected)]
+
+
+def pair_logps_in_parts(
+    model: PreTrainedModel, pairs: list[Pair], context: Callable = nullcontext
+) -> Iterator[tuple[slice, Tensor]]:
+    """`pair_logps`, a few pairs at a time, for a loss that is a sum over pairs.
+
+    Call `backward` on what is made of a part before the next is asked for: the gradient at the
+    vocabulary is then taken while the part's logits are at hand, which are computed once. The
+    rest of the model has its one backward pass when the parts are exhausted.
+
+    Args:
+        context: makes the context to compute in, autocast say.
+
+    Yields:
+        which pairs, and their log-probabilities, shape (pairs of this part, 2), nats.
+    """
+    sides = check_sequences(model, pair_sides(pairs))
+    head = linear_head(model)
+    with context():
+        hidden = completion_hidden(model, sides)
+    cut = hidden.detach().requires_grad_()  # the model ends here and the vocabulary begins
+    sizes = [len(pair.chosen) + len(pair.rejected) for pair in pairs]
+    for part in _runs(sizes, positions_per_chunk(head.weight)):
+        start = sum(sizes[: part.start])
+        positions = cut[start : start + sum(sizes[part])]
+        with context():
+            logps = _token_logps(positions, head, sides[2 * part.start : 2 * part.stop])
+        yield part, torch.stack([x.sum() for x in logps]).view(-1, 2)
+    if cut.grad is not None and hidden.requires_grad:
+        hidden.backward(cut.grad)
+
+
+def _runs(sizes: list[int], most: int) -> Iterator[slice]:
+    """Runs whose sizes sum to at most `most`; a size above it stands alone."""
+    start = 0
+    for stop in range(1, len(sizes) + 1):
+        if stop == len(sizes) or sum(sizes[start : stop + 1]) > most:
+            yield slice(start, stop)
+            start = stop
+
+
+def _token_logps(
+    hidden: Tensor, head: torch.nn.Module, sequences: Sequences, temperature: float = 1.0
+) -> list[Tensor]:
+    """From the hidden states that predict the completions' tokens to their log-probabilities."""
+    targets = [token for _, completion in sequences for token in completion]
+    targets = torch.tensor(targets).to(hidden.device)
+    logps = target_logps(hidden, head.weight, getattr(head, "bias", None), targets, temperature)
+    return list(logps.split([len(completion) for _, completion in sequences]))

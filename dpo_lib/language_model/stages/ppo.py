@@ -1,0 +1,282 @@
+"""PPO on a language model: draw, score, charge the KL, take a few clipped steps (chapter 4).
+
+One optimiser step of the trainer is one minibatch step here. An iteration is `minibatches` times
+`epochs` of them; at its first the policy draws fresh completions, which then stay fixed.
+
+The policy that is drawn from, scored and trained is one and the same: the model's distribution at
+`temperature`, without dropout. The reference is taken at the same temperature, as TRL does, so
+that the KL starts at 0. The value function has a body of its own, copied from the reward model as
+InstructGPT does, or from the policy if the true reward is used; its head starts at zero.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dpo_lib._checks import check_finite
+from dpo_lib.language_model.data.reading import Report, read_prompts
+from dpo_lib.language_model.data.tokens import Sequences, data_hash, tokenize_prompts
+from dpo_lib.language_model.generation.rollouts import (
+    Rollouts,
+    ValueModel,
+    clip_fraction,
+    clipped_value_loss,
+    controlled_beta,
+    logps_and_entropies,
+    pad,
+    token_advantages,
+    token_rewards,
+    whiten,
+)
+from dpo_lib.language_model.generation.sampling import generate
+from dpo_lib.language_model.models.devices import pick_device, precision
+from dpo_lib.language_model.models.hashes import state_hash, tokenizer_hash
+from dpo_lib.language_model.models.judges import Score, load_judge, world_score
+from dpo_lib.language_model.models.policies import (
+    frozen_copy,
+    load_policy,
+    load_reference,
+    load_tokenizer,
+    save_policy,
+)
+from dpo_lib.language_model.scoring.logprobs import token_logps
+from dpo_lib.language_model.scoring.sequences import check_data
+from dpo_lib.language_model.settings import PPOSettings, TrainingError
+from dpo_lib.language_model.training.order import batch_indices, derive_seed
+from dpo_lib.language_model.training.processes import processes
+from dpo_lib.language_model.training.stage import Stage
+from dpo_lib.losses import ppo_clip_loss
+
+
+class PPO(Stage):
+    """The stage for `trainer.train`.
+
+    Args:
+        settings: what to do.
+        policy: changed in place; its dropout must be off.
+        reference: frozen, with storage of its own.
+        value: trained beside the policy.
+        tokenizer: its EOS ends a completion; saved beside the policy.
+        prompts: token ids, none empty.
+        score: the reward to climb.
+        judge: the reward's name among the hashes that are fixed for a run.
+    """
+
+    def __init__(
+        self,
+        settings: PPOSettings,
+        policy: PreTrainedModel,
+        reference: PreTrainedModel,
+        value: ValueModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: list[tuple[int, ...]],
+        score: Score,
+        judge: str,
+    ):
+        if reference.dtype != policy.dtype:
+            raise TrainingError(f"the reference is {reference.dtype}, the policy {policy.dtype}")
+        longest = (tokenizer.eos_token_id,) * settings.max_new_tokens
+        for model in (policy, reference, value.body):
+            check_data(model, [(prompt, longest) for prompt in prompts])
+        # Without `steps` each prompt is drawn for once, and each completion used `epochs` times.
+        self.settings = settings.for_items(settings.epochs * len(prompts))
+        self.policy, self.reference, self.value = policy, reference, value
+        self.tokenizer, self.prompts, self.score = tokenizer, prompts, score
+        self.beta, self.first = settings.beta, False
+        self.items = settings.minibatches * settings.batch_size  # so an epoch is the trainer's
+        dtype = torch.promote_types(policy.dtype, torch.float32)
+        self.rollouts = Rollouts(self.items, settings.max_new_tokens, dtype).to(policy.device)
+        self.modules = {"policy": policy, "value": value, "rollouts": self.rollouts}
+        self.fingerprint = {
+            "data": data_hash(prompts),
+            "tokenizer": tokenizer_hash(tokenizer),
+            "model": state_hash(policy),
+            "reference": state_hash(reference),
+            "reward": judge,
+        }
+
+    @classmethod
+    def from_settings(cls, settings: PPOSettings) -> tuple["PPO", Report]:
+        """Load everything that the settings name; the report says what became of the rows."""
+        processes()  # before the models: it picks the GPU
+        tokenizer, device = load_tokenizer(settings.model, settings.data), pick_device()
+        texts, report = read_prompts(settings.data, tokenizer)
+        room = settings.max_length - settings.max_new_tokens
+        prompts = tokenize_prompts(texts, tokenizer, room, report)
+        policy = load_policy(settings.model, tokenizer, torch.float32, settings.seed).to(device)
+        if settings.reference is None:  # a copy of step 0: a resume brings its weights back later
+            reference = frozen_copy(policy)
+        else:
+            reference = load_reference(settings, tokenizer).to(device)
+        if settings.reward == "true":
+            score, body, judge = world_score(tokenizer), policy, "true"
+        else:
+            model = load_judge(settings.reward, tokenizer).to(device)
+            score, body, judge = model.score, model.body, state_hash(model)
+        value = ValueModel(body)
+        return cls(settings, policy, reference, value, tokenizer, prompts, score, judge), report
+
+    def start(self, step: int) -> None:
+        """Draw new completions if an iteration begins with this step (steps count from 1)."""
+        iteration, within = divmod(step - 1, self.settings.epochs * self.settings.minibatches)
+        self.first = within == 0
+        if self.first:
+            self.draw(iteration)
+
+    @torch.no_grad()
+    def draw(self, iteration: int) -> None:
+        """Completions of the present policy with their rewards, advantages and value targets.
+
+        A function of the weights, `beta` and (seed, iteration). Every prompt is used once before
+        any is used twice. With several processes all take what the first one drew.
+        """
+        settings, rollouts = self.settings, self.rollouts
+        if settings.target_kl is not None and iteration > 0:
+            kl = rollouts.kl().mean().item()  # of the iteration that ends here
+            self.beta = controlled_beta(self.beta, kl, settings.target_kl)
+        places = range(iteration * self.items + 1, (iteration + 1) * self.items + 1)
+        chosen = [batch_indices(settings.seed, n, 1, len(self.prompts))[0] for n in places]
+        with precision(settings, self.policy.device):
+            completions = generate(
+                self.policy,
+                [self.prompts[place] for place in chosen],
+                max_new_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                generator=torch.Generator().manual_seed(derive_seed(settings.seed, 0, iteration)),
+                eos=self.tokenizer.eos_token_id,
+                batch_size=settings.batch_size,
+            )
+            rollouts.take(chosen, completions)
+            rollouts.record(
+                logps=self._in_batches(self.logps),
+                ref_logps=self._in_batches(partial(self.logps, model=self.reference)),
+                values=self._in_batches(self.values),
+                scores=self._in_batches(self.score),
+            )
+        self._judge()
+        first, *_ = processes().gather(rollouts.state_dict())
+        rollouts.load_state_dict(first)
+
+    def _judge(self) -> None:
+        """Scores, log-probabilities and values to advantages and the value function's targets."""
+        settings, rollouts, lengths = self.settings, self.rollouts, self.rollouts.lengths
+        check_finite("scores", rollouts.scores.cpu())
+        rollouts.scores -= settings.missing_eos_penalty * ~self.finished()
+        rewards = token_rewards(
+            rollouts.scores, rollouts.logps, rollouts.ref_logps, lengths, self.beta
+        )
+        advantages, returns = token_advantages(
+            rewards, rollouts.values, lengths, settings.gamma, settings.lam
+        )
+        if settings.whiten:
+            advantages = whiten(advantages, rollouts.mask())
+        rollouts.record(advantages=advantages, returns=returns)
+
+    def weight(self, indices: list[int]) -> float:
+        """Generated tokens: each weighs the same, whatever the length of its completion."""
+        return self.rollouts.lengths[indices].sum().item()
+
+    def backward(self, indices: list[int], share: float) -> dict[str, Tensor | float]:
+        """PPO (9) with its sign turned, summed over the generated tokens of these items."""
+        settings, rollouts = self.settings, self.rollouts
+        rows = sorted(indices)  # as they were scored when drawn, so that the same kernels run
+        batch, mask = self.sequences(rows), rollouts.mask()[rows]
+        old_logps, advantages = rollouts.logps[rows], rollouts.advantages[rows]
+        with precision(settings, self.policy.device):
+            logps, entropies = self.logps_and_entropies(batch)
+            values = self.values(batch)
+        policy_losses = ppo_clip_loss(logps, old_logps, advantages, settings.clip_range)
+        value_losses = clipped_value_loss(
+            values, rollouts.values[rows], rollouts.returns[rows], settings.value_clip_range
+        )
+        losses = policy_losses + settings.value_coefficient * value_losses
+        change = logps.detach() - old_logps
+        if settings.entropy_coefficient:
+            losses = losses - settings.entropy_coefficient * entropies
+        else:  # a metric only, estimated from the drawn tokens: E_old[rho (-log pi)] = H(pi)
+            entropies = -change.exp() * logps
+        (losses.where(mask, 0.0).sum() * share).backward()
+        of_tokens = {
+            "loss": losses,
+            "loss/policy_avg": policy_losses,
+            "loss/value_avg": value_losses,
+            "policy/approxkl_avg": change.square() / 2,
+            "policy/clipfrac_avg": clip_fraction(change, advantages, settings.clip_range),
+            "policy/entropy_avg": entropies,
+            "val/ratio": change.exp(),
+        }
+        sums = {name: x.detach().where(mask, 0.0).sum() for name, x in of_tokens.items()}
+        if self.first:  # before any update, so 1
+            sums["ratio/first"] = sums["val/ratio"]
+        tokens = self.weight(rows)  # the log divides by it
+        sums |= {name: mean * tokens for name, mean in self.objective().items()}
+        return sums | {"num_tokens": tokens}
+
+    def objective(self) -> dict[str, float]:
+        """What the present completions say of objective (3): means over the iteration.
+
+        `objective/kl` is the KL that the rewards charged, in nats of a whole completion.
+        """
+        rollouts = self.rollouts
+        kl, score = rollouts.kl().mean().item(), rollouts.scores.mean().item()
+        return {
+            "objective/kl": kl,
+            "objective/kl_coef": self.beta,
+            "objective/entropy": -rollouts.logps.sum(-1).mean().item(),
+            "objective/scores": score,
+            "objective/non_score_reward": -self.beta * kl,
+            "objective/rlhf_reward": score - self.beta * kl,
+            "val/num_eos_tokens": self.finished().sum().item(),
+        }
+
+    def logps(self, sequences: Sequences, model: PreTrainedModel | None = None) -> Tensor:
+        """log pi of each generated token at the run's temperature, shape (rows, width), nats."""
+        return self.logps_and_entropies(sequences, model)[0]
+
+    def logps_and_entropies(
+        self, sequences: Sequences, model: PreTrainedModel | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The same, with the entropies of the tokens' distributions if a bonus needs them."""
+        model, temperature = model or self.policy, self.settings.temperature
+        width = self.settings.max_new_tokens
+        if not self.settings.entropy_coefficient:
+            return pad(token_logps(model, sequences, temperature), width), None
+        logps, entropies = logps_and_entropies(model, sequences, temperature)
+        return pad(logps, width), pad(entropies, width)
+
+    def values(self, sequences: Sequences) -> Tensor:
+        """V before each generated token, shape (rows, width), reward units."""
+        return pad(self.value(sequences), self.settings.max_new_tokens)
+
+    def sequences(self, rows: list[int]) -> Sequences:
+        """Prompt and completion of some of the iteration's rows."""
+        prompts = [self.prompts[place] for place in self.rollouts.prompts[rows].tolist()]
+        return list(zip(prompts, self.rollouts.completions(rows), strict=True))
+
+    def finished(self) -> Tensor:
+        """Which completions ended by themselves, in EOS: bool, shape (rows,)."""
+        return self.rollouts.last_tokens() == self.tokenizer.eos_token_id
+
+    def state(self) -> dict:
+        """The adapted coefficient; the completions are tensors, in the module `rollouts`."""
+        return {"beta": self.beta}
+
+    def load_state(self, state: dict) -> None:
+        self.beta = state["beta"]
+
+    def save(self, directory: Path) -> None:
+        """The policy in the hub's format; the value function has served its purpose."""
+        save_policy(self.policy, self.tokenizer, directory)
+
+    def _in_batches(self, function: Callable[[Sequences], Tensor]) -> Tensor:
+        """A function of all completions, as many at a time as a backward pass holds."""
+        size = math.ceil(self.settings.batch_size / self.settings.accumulate)
+        sequences = self.sequences(list(range(self.items)))
+        starts = range(0, self.items, size)
+        parts = [function(sequences[start : start + size]) for start in starts]
+        return torch.cat(parts).to(self.rollouts.scores)

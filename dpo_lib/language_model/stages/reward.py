@@ -1,0 +1,109 @@
+"""The reward model of RLHF: equation (2) on a data set of preferences.
+
+Starts from the SFT model with a new head (`models.RewardModel`) and ends with rewards whose mean
+on the data set is 0: "to ensure a reward function with lower variance, prior works normalize the
+rewards" (section 3). The paper asks it of every prompt; a data set shows only two completions of
+each, so one constant is taken for all, which no preference can see.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from dpo_lib.language_model.data.reading import Report, read_preferences
+from dpo_lib.language_model.data.tokens import Pair, data_hash, tokenize_preferences
+from dpo_lib.language_model.models.devices import pick_device, precision
+from dpo_lib.language_model.models.hashes import state_hash, tokenizer_hash
+from dpo_lib.language_model.models.policies import load_policy, load_tokenizer
+from dpo_lib.language_model.models.reward_model import RewardModel
+from dpo_lib.language_model.settings import RewardSettings
+from dpo_lib.language_model.training.processes import processes
+from dpo_lib.language_model.training.stage import Stage
+from dpo_lib.losses import reward_loss
+
+
+class Reward(Stage):
+    """The stage for `trainer.train`.
+
+    Args:
+        settings: what to do.
+        model: changed in place; its dropout must be off.
+        tokenizer: saved beside the model.
+        pairs: what people preferred, as token ids.
+    """
+
+    def __init__(
+        self,
+        settings: RewardSettings,
+        model: RewardModel,
+        tokenizer: PreTrainedTokenizerBase,
+        pairs: list[Pair],
+    ):
+        self.settings = settings.for_items(len(pairs))
+        self.model, self.tokenizer, self.pairs = model, tokenizer, pairs
+        model.check(_sequences(pairs))
+        self.modules = {"reward": model}
+        self.items = len(pairs)
+        self.fingerprint = {
+            "data": data_hash(pairs),
+            "tokenizer": tokenizer_hash(tokenizer),
+            "model": state_hash(model),
+        }
+
+    @classmethod
+    def from_settings(cls, settings: RewardSettings) -> tuple["Reward", Report]:
+        """Load everything that the settings name; the report says what became of the rows."""
+        processes()  # before the model: it picks the GPU
+        tokenizer = load_tokenizer(settings.model, settings.data)
+        rows, report = read_preferences(settings.data, tokenizer)
+        pairs = tokenize_preferences(rows, tokenizer, settings.max_length, report)
+        policy = load_policy(settings.model, tokenizer, torch.float32, settings.seed)
+        return cls(settings, RewardModel(policy).to(pick_device()), tokenizer, pairs), report
+
+    def backward(self, indices: list[int], share: float) -> dict[str, Tensor | float]:
+        """Add the gradient of equation (2) for these pairs; returns sums, by TRL's names."""
+        pairs = [self.pairs[index] for index in indices]
+        with precision(self.settings, self.model.shift.device):
+            chosen, rejected = pair_rewards(self.model, pairs).unbind(1)
+        losses = reward_loss(chosen, rejected)
+        (losses.sum() * share).backward()
+        chosen, rejected = chosen.detach(), rejected.detach()
+        return {
+            "loss": losses.detach().sum(),
+            "accuracy": correct(chosen, rejected).sum(),
+            "margin": (chosen - rejected).sum(),
+            "mean_reward": (chosen + rejected).sum() / 2,
+            "num_tokens": sum(
+                2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs
+            ),
+        }
+
+    def save(self, directory: Path) -> None:
+        """Normalise the rewards to mean 0 on the data set, then write the reward model."""
+        self.model.normalise(rewards_of(self.model, self.pairs).double().mean())
+        self.model.save(self.tokenizer, directory)
+
+
+def pair_rewards(model: RewardModel, pairs: list[Pair]) -> Tensor:
+    """r(x, y_w) and r(x, y_l) of each pair, shape (pairs, 2), reward units."""
+    return model.score(_sequences(pairs)).view(2, len(pairs)).T
+
+
+@torch.no_grad()
+def rewards_of(model: RewardModel, pairs: list[Pair], batch_size: int = 256) -> Tensor:
+    """`pair_rewards` of a whole data set, without gradients and a batch at a time."""
+    batches = [pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)]
+    return torch.cat([pair_rewards(model, batch) for batch in batches])
+
+
+def correct(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """1 where the chosen reward is larger, 0 where it is smaller, 1/2 where they are equal."""
+    return torch.heaviside(chosen - rejected, torch.full_like(chosen, 0.5))
+
+
+def _sequences(pairs: list[Pair]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """All chosen sides, then all rejected ones."""
+    chosen = [(pair.prompt, pair.chosen) for pair in pairs]
+    return chosen + [(pair.prompt, pair.rejected) for pair in pairs]

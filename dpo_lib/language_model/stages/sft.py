@@ -1,0 +1,84 @@
+"""Supervised fine-tuning: the first stage of section 3, and Preferred-FT on preference data.
+
+The loss is the cross-entropy of the completions, minus the mean of log pi(y_t | x, y_<t) over all
+completion tokens of a batch: each token weighs the same, whatever the length of its completion
+and however the batch is split. Given preference rows it learns the chosen completions, which is
+the paper's Preferred-FT baseline.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dpo_lib.language_model.data.reading import Report, read_examples
+from dpo_lib.language_model.data.tokens import TokenExample, data_hash, tokenize_examples
+from dpo_lib.language_model.models.devices import pick_device, precision
+from dpo_lib.language_model.models.hashes import state_hash, tokenizer_hash
+from dpo_lib.language_model.models.policies import load_policy, load_tokenizer, save_policy
+from dpo_lib.language_model.scoring.logprobs import token_logps
+from dpo_lib.language_model.scoring.sequences import check_data
+from dpo_lib.language_model.settings import SFTSettings
+from dpo_lib.language_model.training.processes import processes
+from dpo_lib.language_model.training.stage import Stage
+
+
+class SFT(Stage):
+    """The stage for `trainer.train`.
+
+    Args:
+        settings: what to do.
+        model: changed in place; its dropout must be off.
+        tokenizer: saved beside the model.
+        examples: prompts and completions as token ids.
+    """
+
+    may_shard = True
+
+    def __init__(
+        self,
+        settings: SFTSettings,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        examples: list[TokenExample],
+    ):
+        self.settings = settings.for_items(len(examples))
+        self.model, self.tokenizer = model, tokenizer
+        self.sequences = [(example.prompt, example.completion) for example in examples]
+        check_data(model, self.sequences)
+        self.modules = {"policy": model}
+        self.items = len(examples)
+        self.fingerprint = {
+            "data": data_hash(examples),
+            "tokenizer": tokenizer_hash(tokenizer),
+            "model": state_hash(model),
+        }
+
+    @classmethod
+    def from_settings(cls, settings: SFTSettings) -> tuple["SFT", Report]:
+        """Load everything that the settings name; the report says what became of the rows."""
+        processes()  # before the model: it picks the GPU
+        tokenizer = load_tokenizer(settings.model, settings.data)
+        rows, report = read_examples(settings.data, tokenizer)
+        examples = tokenize_examples(rows, tokenizer, settings.max_length, report)
+        model = load_policy(settings.model, tokenizer, torch.float32, settings.seed)
+        return cls(settings, model.to(pick_device()), tokenizer, examples), report
+
+    def weight(self, indices: list[int]) -> float:
+        """Completion tokens: the mean is over tokens, not over completions."""
+        return sum(len(self.sequences[index][1]) for index in indices)
+
+    def backward(self, indices: list[int], share: float) -> dict[str, Tensor | float]:
+        """Add the gradient of the loss's part; returns sums over the tokens of these items."""
+        sequences = [self.sequences[index] for index in indices]
+        with precision(self.settings, self.model.device):
+            logps = torch.cat(token_logps(self.model, sequences))  # (completion tokens,)
+        loss = -logps.sum()
+        (loss * share).backward()
+        tokens = sum(len(prompt) + len(completion) for prompt, completion in sequences)
+        return {"loss": loss.detach(), "num_tokens": tokens}
+
+    def save(self, directory: Path) -> None:
+        """The model and its tokenizer in the hub's format."""
+        save_policy(self.model, self.tokenizer, directory)

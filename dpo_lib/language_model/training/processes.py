@@ -1,0 +1,82 @@
+"""One process, or several that share their sums.
+
+Several are started by `accelerate launch` or by torchrun, the latter on CPUs too; see `sharding`
+for FSDP.
+Gradients are added once for each optimiser step, after the last micro-batch. Every process
+divides by the whole batch from the start, so the sum is the gradient of the batch's mean, and a
+stage may call its model as it likes: no wrapper has to see the forward pass.
+"""
+
+import os
+from collections.abc import Iterable
+from functools import lru_cache
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dpo_lib.language_model.training.sharding import is_sharded, is_wanted
+
+
+class Processes:
+    """This process among the others."""
+
+    def __init__(self, rank: int = 0, count: int = 1, sharded: bool = False):
+        self.rank, self.count, self.sharded = rank, count, sharded
+        self.main = rank == 0
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.count > 1:
+            dist.barrier()
+
+    def gather(self, value) -> list:
+        """Everyone's value, in the order of the ranks, for everyone."""
+        if self.count == 1:
+            return [value]
+        values = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def any(self, signal: int) -> int:
+        """The largest of everyone's numbers: all act on one process's signal, or none."""
+        return max(self.gather(signal))
+
+    def require_same(self, facts: dict) -> None:
+        """Raise ValueError where processes have loaded different models or data."""
+        for other in self.gather(facts):
+            if other != facts:
+                keys = ", ".join(key for key in facts if facts[key] != other.get(key))
+                raise ValueError(f"the processes do not agree on: {keys}")
+
+    @torch.no_grad()
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add up the gradients of all processes, in place."""
+        if self.count == 1:
+            return
+        by_kind: dict[tuple, list[Tensor]] = {}
+        for parameter in parameters:
+            if is_sharded(parameter):  # summed already
+                continue
+            if parameter.grad is None:  # no item of this batch fell to this process
+                parameter.grad = torch.zeros_like(parameter)
+            kind = (parameter.dtype, parameter.device)
+            by_kind.setdefault(kind, []).append(parameter.grad)
+        for gradients in by_kind.values():
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            dist.all_reduce(flat)
+            sizes = [gradient.numel() for gradient in gradients]
+            for gradient, summed in zip(gradients, flat.split(sizes), strict=True):
+                gradient.copy_(summed.view_as(gradient))
+
+
+@lru_cache(maxsize=1)
+def processes() -> Processes:
+    """The processes of this run. Call it before a model goes to a GPU: it picks the GPU too."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return Processes()
+    from accelerate import PartialState  # slow to import, and needed only here
+
+    # without `cpu` accelerate takes no notice of torchrun where there is no GPU
+    state = PartialState(cpu=not torch.cuda.is_available())
+    return Processes(state.process_index, state.num_processes, is_wanted())

@@ -1,0 +1,205 @@
+"""A run's folder: what it was started with, its log, its checkpoints, its model.
+
+    RUN/settings.json    settings, command, hashes, versions, machine: all to repeat the run
+    RUN/metrics.jsonl    one JSON object for each step; the same bytes whatever was killed
+    RUN/timing.jsonl     seconds and tokens a second, which are never the same twice
+    RUN/checkpoints/     the newest two
+    RUN/model/           the trained model, when the run is finished
+
+A folder belongs to one run: another is never mixed into it, and two processes never share it.
+"""
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from dpo_lib.language_model import files
+from dpo_lib.language_model.training import checkpoint
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock, everything else holds
+    fcntl = None
+MAY_DIFFER = {"out", "resume", "save_every", "log_every"}  # they change no weight and no log line
+LOCK, SETTINGS, METRICS, TIMING = ".lock", "settings.json", "metrics.jsonl", "timing.jsonl"
+
+
+class RunError(ValueError):
+    """Why a run cannot start, go on or save, in one line."""
+
+
+class RunFolder:
+    """The folder of one run. With several processes, only the main one writes.
+
+    Args:
+        path: RUN; made here, and refused if it is another run's.
+        settings: a dataclass; every field but `MAY_DIFFER` is fixed for the run.
+        facts: further JSON to hold fixed, name -> value: the stage, the hashes.
+        resume: go on where a killed run stopped; a folder that is not there is started.
+        main: whether this process writes.
+    """
+
+    def __init__(self, path: Path, settings, facts: dict, resume: bool, main: bool = True):
+        self.path, self.main, self.notes = Path(path), main, []
+        self._log = self._timing = self._lock = None
+        if main:
+            try:
+                self._open(_fixed(settings), facts, resume)
+            except OSError as error:
+                raise RunError(f"{path}: {error.strerror or error}") from None
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for file in (self._log, self._timing, self._lock):
+            if file is not None:
+                file.close()
+
+    def load(self) -> checkpoint.Checkpoint | None:
+        """The newest complete checkpoint; the log is cut back to it."""
+        found = checkpoint.load(self.path)
+        self.notes += [f"passed over {reason}" for reason in (found.passed_over if found else ())]
+        if self.main:
+            self._cut_back(found.extras["log_size"] if found else 0)
+        return found
+
+    def log(self, record: dict, timing: dict) -> None:
+        """Add one step's lines. Raises RunError when the disk is full."""
+        if self.main:
+            try:
+                for file, values in ((self._log, record), (self._timing, timing)):
+                    file.write(json.dumps(values, allow_nan=False).encode() + b"\n")
+                    file.flush()
+            except OSError as error:
+                raise RunError(f"{self.path}: cannot write the log: {error.strerror}") from None
+
+    def save(self, step: int, tensors: dict[str, Tensor], extras: dict) -> None:
+        """Save a checkpoint, after the log lines that lead to it are on the disk."""
+        if self.main:
+            try:
+                os.fsync(self._log.fileno())
+            except OSError as error:
+                raise RunError(f"{self.path}: cannot write the log: {error.strerror}") from None
+            size = (self.path / METRICS).stat().st_size
+            checkpoint.save(self.path, step, tensors, {**extras, "log_size": size})
+
+    def finish(self, save: Callable[[Path], None]) -> Path:
+        """RUN/model, whole or not there; one that is there already is left alone."""
+        final = self.path / "model"
+        if self.main and not final.exists():
+            try:
+                with files.whole(final) as [scratch]:
+                    save(scratch)
+            except (OSError, SafetensorError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise RunError(f"{final}: cannot save: {reason}") from None
+        return final
+
+    def require_space(self, needed: int) -> None:
+        """Raise RunError before the first step rather than at the hundredth."""
+        if self.main and (free := shutil.disk_usage(self.path).free) < needed:
+            raise RunError(
+                f"{self.path}: checkpoints need {needed >> 20} MiB, the disk has {free >> 20} MiB"
+            )
+
+    def _open(self, fixed: dict, facts: dict, resume: bool) -> None:
+        _refuse_links(self.path)
+        present = sorted(os.listdir(self.path)) if self.path.exists() else []
+        if present and not resume:
+            raise RunError(f"{self.path} exists already: add --resume, or choose another --out")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self.path)
+        for folder in (self.path, self.path / "checkpoints"):
+            files.remove_leftovers(folder)
+        if (self.path / SETTINGS).exists():
+            self._compare(fixed | facts)
+        elif any(name != LOCK and not name.startswith(files.TEMPORARY) for name in present):
+            raise RunError(f"{self.path} is not the folder of a run: it has no {SETTINGS}")
+        else:
+            if resume:
+                self.notes.append(f"{self.path} holds no run yet: starting from the first step")
+            also = {"command": sys.argv, "machine": machine()}
+            files.write_json(self.path / SETTINGS, fixed | facts | also)
+        self._log = open(self.path / METRICS, "ab")  # noqa: SIM115 (closed in __exit__)
+        self._timing = open(self.path / TIMING, "ab")  # noqa: SIM115
+
+    def _compare(self, fixed: dict) -> None:
+        try:
+            before = dict(json.loads((self.path / SETTINGS).read_text()))
+            was, _ = dict(before.pop("machine")), before.pop("command")
+        except (ValueError, KeyError, TypeError):
+            raise RunError(f"{self.path / SETTINGS}: cannot be read") from None
+        differences = _differences(before, fixed)
+        if differences:
+            raise RunError(f"{self.path}: --resume with other settings: {differences}")
+        if changed := _differences(was, machine()):
+            self.notes.append(f"not the same machine, so not the same last bits: {changed}")
+
+    def _cut_back(self, size: int) -> None:
+        if (have := (self.path / METRICS).stat().st_size) < size:
+            raise RunError(f"{self.path / METRICS}: {have} bytes, the checkpoint has seen {size}")
+        self._log.truncate(size)
+
+
+def machine() -> dict:
+    """What the last bits of a result depend on."""
+    names = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "dpo-lib")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", 1)),
+        "gpu": gpu,
+        **{name: version for name in names if (version := _version(name))},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _fixed(settings) -> dict:
+    kept = {key: value for key, value in asdict(settings).items() if key not in MAY_DIFFER}
+    return json.loads(json.dumps(kept, default=str))
+
+
+def _differences(before: dict, now: dict) -> str:
+    """ "lr 1e-06 -> 2e-06, seed 0 -> 1", or nothing."""
+    keys = sorted(before.keys() | now.keys())
+    changed = [key for key in keys if before.get(key) != now.get(key)]
+    return ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in changed)
+
+
+def _refuse_links(path: Path) -> None:
+    """A link inside a run's folder would lead its writes out of it."""
+    for entry in sorted(path.iterdir()) if path.exists() else []:
+        if entry.is_symlink():
+            raise RunError(f"{entry}: a symbolic link is not followed")
+
+
+def _lock(path: Path):
+    """Hold the folder for this process; the system lets go when the process ends, however."""
+    file = open(path / LOCK, "w")  # noqa: SIM115 (closed with the run)
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise RunError(f"{path}: another process is training in it") from None
+    return file

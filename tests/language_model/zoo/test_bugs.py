@@ -1,0 +1,137 @@
+"""The bug zoo: its healthy run is the library's, and each bug is the one its name says."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dpo_lib.language_model.judging import doctor
+from dpo_lib.language_model.judging.doctor import diagnose
+from dpo_lib.language_model.models.policies import frozen_copy
+from dpo_lib.language_model.stages.dpo import DPO
+from dpo_lib.language_model.training.loop import train
+from dpo_lib.language_model.zoo import bugs
+from dpo_lib.language_model.zoo.bugs import HEALTHY, INVISIBLE, VISIBLE, Healthy
+from dpo_lib.language_model.zoo.start import make_start, record
+
+torch.set_num_threads(1)
+SHORT = dict(steps=6, batch_size=16)  # of 40 pairs: two epochs, the last batch of each shorter
+
+
+@pytest.fixture(scope="module")
+def start():
+    return make_start(7, pairs=40, sft_steps=10, n_layer=1, n_embd=16)
+
+
+def test_the_healthy_run_is_the_one_that_the_trainer_logs(start, tmp_path):
+    stage = Healthy.of(start, **SHORT)
+    settings = replace(stage.settings, out=str(tmp_path / "run"))
+    policy = stage.policy
+    real = DPO(settings, frozen_copy(policy).requires_grad_(True).train(), frozen_copy(policy),
+               start.tokenizer, start.pairs)  # fmt: skip
+    log = record(stage)
+    train(real)
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    for row, line in zip(log.rows, lines, strict=True):
+        assert row == pytest.approx(json.loads(line), rel=2e-3, abs=2e-3)
+
+
+def test_the_same_seed_gives_the_same_log(start):
+    once, again = (record(Healthy.of(start, **SHORT)).rows for _ in range(2))
+    assert once == again
+    assert record(Healthy.of(start, **SHORT, seed=1)).rows != once
+
+
+def test_every_bug_is_counted_once_and_says_what_someone_did():
+    assert set(Healthy.__subclasses__()) == set(VISIBLE) | set(INVISIBLE)
+    assert not set(VISIBLE) & set(INVISIBLE) and len(VISIBLE) >= 12
+    for bug in (*VISIBLE, *INVISIBLE):
+        assert bug.__doc__.endswith(".") and "\n" not in bug.__doc__
+
+
+def test_every_rule_that_a_bug_is_mapped_to_exists():
+    assert {rule.replace(" ", "_") for rule in VISIBLE.values()} <= {
+        rule.__name__ for rule in doctor.RULES
+    }
+
+
+def test_the_stored_verdicts_are_of_these_bugs_and_healthy_runs():
+    stored = json.loads((Path(bugs.__file__).parents[2] / "results/bug_zoo.json").read_text())
+    for seed in stored["seeds"].values():
+        assert list(seed["bugs"]) == [bug.__name__ for bug in (*VISIBLE, *INVISIBLE)]
+        assert [run["settings"] for run in seed["healthy"]] == HEALTHY
+
+
+# What is certain of a bug's log whatever the seed: the doctor's word after a few steps.
+@pytest.mark.parametrize(
+    "bug",
+    [
+        bugs.UntrainedReference,
+        bugs.SharedWeights,
+        bugs.Dropout,
+        bugs.SummedMicroBatches,
+        bugs.ZeroLearningRate,
+        bugs.OtherParameters,
+        bugs.EmptyAnswer,
+    ],
+    ids=lambda bug: bug.__name__,
+)
+def test_a_bug_that_breaks_an_identity_is_named_at_once(start, bug):
+    findings = diagnose(record(bug.of(start, **SHORT)))
+    assert findings and findings[0].rule == VISIBLE[bug]
+
+
+def test_swapped_loss_and_swapped_metrics_differ_in_what_is_learned_only(start):
+    """Both log a margin of the other sign than the loss sees."""
+    logs = [record(bug.of(start, **SHORT)).rows for bug in (bugs.SwappedLoss, bugs.SwappedMetrics)]
+    for rows in logs:
+        assert rows[-1]["rewards/margins"] < 0 and rows[-1]["loss"] < rows[0]["loss"]
+    stages = [bug.of(start, **SHORT) for bug in (bugs.SwappedLoss, bugs.SwappedMetrics)]
+    for stage in stages:
+        record(stage)
+    chosen_gain = [
+        (stage.logps(stage.policy, list(range(40))) - stage.ref_logps).diff(dim=-1).mean()
+        for stage in stages
+    ]
+    assert chosen_gain[0] > 0 > chosen_gain[1]  # rejected minus chosen
+
+
+def test_prompt_tokens_cancel_from_loss_and_margin(start):
+    """A1: both answers follow one prompt, so its log-probability cancels in equation (7)."""
+    with_prompt = record(bugs.PromptCounted.of(start, **SHORT)).rows
+    without = record(Healthy.of(start, **SHORT)).rows
+    for a, b in zip(with_prompt, without, strict=True):
+        for name in ("loss", "rewards/margins", "grad_norm"):
+            assert a[name] == pytest.approx(b[name], rel=1e-2, abs=1e-3)
+    assert with_prompt[0]["logps/chosen"] < without[0]["logps/chosen"] - 1
+
+
+def test_the_reference_that_is_trained_too_moves_against_the_policy(start):
+    stage = bugs.TrainedReference.of(start, **SHORT)
+    before = frozen_copy(stage.reference)
+    record(stage)
+    rows = list(range(40))
+    change = (stage.logps(stage.reference, rows) - stage.logps(before, rows)).mean(0)
+    assert change[0] < change[1]  # chosen is made less likely under the reference
+
+
+def test_averaged_log_probabilities_are_the_sums_over_the_lengths(start):
+    stage, plain = bugs.MeanOverTokens.of(start), Healthy.of(start)
+    lengths = torch.tensor([[len(p.chosen), len(p.rejected)] for p in start.pairs[:3]])
+    mean, total = (s.logps(s.policy, [0, 1, 2]) for s in (stage, plain))
+    torch.testing.assert_close(mean * lengths, total)
+
+
+def test_data_bugs_change_the_columns_they_name(start):
+    pairs = {bug: bug.of(start).pairs for bug in (Healthy, *INVISIBLE, bugs.Leak)}
+    end = start.tokenizer.eos_token_id
+    for k, p in enumerate(pairs[Healthy]):
+        assert pairs[bugs.SwappedLabels][k].chosen == p.rejected
+        longer = pairs[bugs.LongerIsChosen][k]
+        assert len(longer.chosen) >= len(longer.rejected)
+        assert pairs[bugs.NoEnd][k].chosen == p.chosen[:-1] and end not in p.chosen[:-1]
+        assert pairs[bugs.TwoEnds][k].rejected == (*p.rejected, end)
+        assert len(pairs[bugs.Leak][k].chosen) > len(p.chosen)
+        assert pairs[bugs.Leak][k].rejected == p.rejected
