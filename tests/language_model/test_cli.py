@@ -264,15 +264,12 @@ def test_an_interrupt_ends_in_a_line_and_130(capsys, fails):
     assert run(capsys, *SFT) == (130, "", "dpo: interrupted\n")
 
 
-def test_all_missing_packages_are_named_at_once_and_none_that_anyone_could_register(
-    capsys, monkeypatch
-):
-    for name in ("datasets", "transformers"):
-        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
-    for name in [n for n in sys.modules if n.startswith("dpo_lib.language_model.")]:
-        monkeypatch.delitem(sys.modules, name)
-    line = mistake(capsys, *SAMPLE, "Hi")
-    assert line == "not installed: datasets, transformers; pip install datasets transformers"
+def test_all_missing_packages_are_named_at_once_and_none_that_anyone_could_register():
+    missing = 'import sys; sys.modules |= dict.fromkeys(["datasets", "transformers"]); '
+    command = [sys.executable, "-c", f"{missing}from dpo_lib.__main__ import main; main()"]
+    done = subprocess.run([*command, *SAMPLE, "Hi"], capture_output=True, text=True)
+    line = "not installed: datasets, transformers; pip install datasets transformers"
+    assert (done.stdout, done.stderr) == ("", f"dpo: {line}\n")
 
 
 def test_what_is_needed_is_the_extra():
