@@ -13,6 +13,8 @@ def exports(package: str, modules: dict[str, list[str]]) -> tuple[list[str], Cal
         modules: module of the package -> names that the package offers as its own.
     """
     home = {name: module for module, names in modules.items() for name in names}
+    if both := home.keys() & modules.keys():  # the module would win once it is imported
+        raise ValueError(f"{package}: a module and a name of another are both {min(both)}")
 
     def get(name: str):
         if name not in home:

@@ -1,6 +1,6 @@
 """The bug zoo on fresh seeds: `python scripts/bug_zoo.py [SEED ...]`.
 
-Trains every bug of `dpo_lib.language_model.bugs` and 20 healthy runs of different beta, size and
+Trains every bug of `dpo_lib.language_model.zoo` and 20 healthy runs of different beta, size and
 loss for each seed, asks the doctor, and prints whom it names first. The result is written to
 dpo_lib/results/bug_zoo.json, which chapter 19 reads. The rules were written on seeds 0 and 1;
 the seeds here were first used when the rules were finished.
@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 
 from dpo_lib.language_model.judging.doctor import diagnose
-from dpo_lib.language_model.zoo.bugs import HEALTHY, INVISIBLE, VISIBLE, Healthy
-from dpo_lib.language_model.zoo.start import make_start, record
+from dpo_lib.language_model.zoo import HEALTHY, INVISIBLE, VISIBLE, Healthy, make_start, record
 
 OUT = Path(__file__).parents[1] / "dpo_lib/results/bug_zoo.json"
 SEEDS = (101, 102)

@@ -287,8 +287,8 @@ class Judge:
 
     def draw(self, model, temperature: float, samples: int, stream: int):
         """Completions of the held-out prompts; `stream` numbers the random numbers."""
+        from dpo_lib.language_model.data.order import derive_seed
         from dpo_lib.language_model.judging.evaluation import sample
-        from dpo_lib.language_model.training.order import derive_seed
 
         drawing = dict(samples=samples, temperature=temperature, batch_size=self.size)
         drawing |= dict(seed=derive_seed(self.seed, stream))

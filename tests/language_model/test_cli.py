@@ -19,7 +19,7 @@ from dpo_lib import _command_line as command_line
 from dpo_lib._loss_names import OWN, LossName
 from dpo_lib.language_model import settings
 from dpo_lib.language_model.models import devices, policies
-from dpo_lib.language_model.training import loop as trainer
+from dpo_lib.language_model.training import learner
 from dpo_lib.language_model.worlds import write_world
 from dpo_lib.variants import LOSSES
 
@@ -340,7 +340,7 @@ def test_names_that_a_command_line_knows_are_those_that_are_implemented():
     assert list(get_args(LossName)) == list(LOSSES)
     own = {name: set(loss.settings) - {"beta"} for name, loss in LOSSES.items()}
     assert {name: {setting} for name, setting in OWN.items()} == {n: s for n, s in own.items() if s}
-    assert set(get_args(settings.Optimizer)) == trainer.OPTIMIZERS.keys()
+    assert set(get_args(settings.Optimizer)) == learner.OPTIMIZERS.keys()
     assert set(get_args(settings.Dtype)) == {"auto", *devices.DTYPES}
 
 

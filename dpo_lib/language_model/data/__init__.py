@@ -5,7 +5,8 @@ from dpo_lib._lazy import exports
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
-        "overview": ["overview"],
+        "order": ["batch_indices", "derive_seed"],
+        "summary": ["overview"],
         "rows": ["DataError", "read_rows"],
         "shapes": ["Rendered"],
         "reading": [

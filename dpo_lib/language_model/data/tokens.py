@@ -25,6 +25,15 @@ class Pair:
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of its two sequences."""
+        return 2 * len(self.prompt) + len(self.chosen) + len(self.rejected)
+
+    def swapped(self) -> "Pair":
+        """The pair with the other answer chosen."""
+        return Pair(self.prompt, self.rejected, self.chosen)
+
 
 @dataclass(frozen=True)
 class TokenExample:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from dpo_lib.language_model.data.order import derive_seed
 from dpo_lib.language_model.data.reading import held_out, read_prompts
 from dpo_lib.language_model.data.tokens import tokenize_prompts
 from dpo_lib.language_model.generation.sampling import check, generate
@@ -20,7 +21,6 @@ from dpo_lib.language_model.models.judges import load_judge, world_score
 from dpo_lib.language_model.models.policies import load_trained
 from dpo_lib.language_model.scoring.logprobs import token_logps
 from dpo_lib.language_model.settings import EvaluationSettings
-from dpo_lib.language_model.training.order import derive_seed
 
 Tokens = tuple[int, ...]
 Score = Callable[[list[tuple[Tokens, Tokens]]], Tensor]  # (prompt, completion) pairs -> (n,)

@@ -10,7 +10,6 @@ __all__, __getattr__, __dir__ = exports(
             "check_same_tokens",
             "frozen_copy",
             "load_policy",
-            "load_reference",
             "load_tokenizer",
             "load_trained",
             "save_policy",

@@ -2,7 +2,6 @@
 
 import torch
 
-from dpo_lib.language_model.models.hub import ModelError
 from dpo_lib.language_model.settings import Settings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -26,7 +25,7 @@ def pick_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
         fast = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else torch.float32
     if name not in DTYPES:
-        raise ModelError(f"dtype must be auto, float32 or bfloat16, got {name}")
+        raise ValueError(f"dtype must be auto, float32 or bfloat16, got {name}")
     return DTYPES[name]
 
 

@@ -27,7 +27,6 @@ from dpo_lib.language_model.models.hub import (
     read_tokenizer,
     whole_folder,
 )
-from dpo_lib.language_model.settings import DPOSettings
 
 # Random weights: GPT2Config's own shape is the one of 124M parameters.
 RANDOM = {"tiny": dict(n_layer=4, n_embd=128, n_head=4, n_positions=512), "gpt2-random": {}}
@@ -129,14 +128,6 @@ def save_policy(
         model.save_pretrained(scratch)
         config_to_save(model).save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
-
-
-def load_reference(settings: DPOSettings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The frozen model that `settings.reference` names; it must read the policy's tokens."""
-    own = load_tokenizer(settings.reference, settings.data)
-    check_same_tokens(f"reference {settings.reference}", own, tokenizer)
-    model = load_policy(settings.reference, tokenizer, torch.float32, settings.seed)
-    return model.requires_grad_(False).eval()
 
 
 def load_trained(

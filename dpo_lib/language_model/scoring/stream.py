@@ -24,6 +24,10 @@ STREAM = "dpo_lib_stream"  # our name among transformers' attention functions
 BEYOND_CAUSAL = ("sliding_window", "softcap", "s_aux", "position_bias")
 
 
+class NoStream(Exception):
+    """Why a model cannot be given a stream."""
+
+
 @dataclass(frozen=True)
 class Stream:
     """One row that holds every token of a batch once."""
@@ -86,7 +90,7 @@ def stream_attention(
     """
     beyond = [name for name in BEYOND_CAUSAL if asked.get(name) is not None]
     if stream is None or beyond:
-        raise TypeError(f"the stream has no {beyond or 'layout in this model'}")
+        raise NoStream(f"its attention asks for {beyond[0]}" if beyond else "it passes nothing on")
     if dropout:
         raise ValueError(f"attention dropout must be 0 while scoring, got {dropout}")
     if (repeats := query.shape[1] // key.shape[1]) > 1:  # grouped-query attention

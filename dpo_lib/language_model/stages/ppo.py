@@ -19,8 +19,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dpo_lib._checks import check_finite
+from dpo_lib.language_model.data.order import batch_indices, derive_seed
 from dpo_lib.language_model.data.reading import Report, read_prompts
-from dpo_lib.language_model.data.tokens import Sequences, data_hash, tokenize_prompts
+from dpo_lib.language_model.data.tokens import Sequences, tokenize_prompts
 from dpo_lib.language_model.generation.rollouts import (
     Rollouts,
     ValueModel,
@@ -34,20 +35,20 @@ from dpo_lib.language_model.generation.rollouts import (
     whiten,
 )
 from dpo_lib.language_model.generation.sampling import generate
-from dpo_lib.language_model.models.devices import pick_device, precision
-from dpo_lib.language_model.models.hashes import state_hash, tokenizer_hash
+from dpo_lib.language_model.models.devices import precision
+from dpo_lib.language_model.models.hashes import state_hash
 from dpo_lib.language_model.models.judges import Score, load_judge, world_score
-from dpo_lib.language_model.models.policies import (
-    frozen_copy,
-    load_policy,
-    load_reference,
-    load_tokenizer,
-    save_policy,
-)
+from dpo_lib.language_model.models.policies import load_tokenizer, save_policy
 from dpo_lib.language_model.scoring.logprobs import token_logps
 from dpo_lib.language_model.scoring.sequences import check_data
-from dpo_lib.language_model.settings import PPOSettings, TrainingError
-from dpo_lib.language_model.training.order import batch_indices, derive_seed
+from dpo_lib.language_model.settings import PPOSettings
+from dpo_lib.language_model.stages.loading import (
+    check_comparable,
+    fingerprint,
+    layout,
+    load_first,
+    load_reference,
+)
 from dpo_lib.language_model.training.processes import processes
 from dpo_lib.language_model.training.stage import Stage
 from dpo_lib.losses import ppo_clip_loss
@@ -78,11 +79,10 @@ class PPO(Stage):
         score: Score,
         judge: str,
     ):
-        if reference.dtype != policy.dtype:
-            raise TrainingError(f"the reference is {reference.dtype}, the policy {policy.dtype}")
         longest = (tokenizer.eos_token_id,) * settings.max_new_tokens
-        for model in (policy, reference, value.body):
-            check_data(model, [(prompt, longest) for prompt in prompts])
+        sequences = [(prompt, longest) for prompt in prompts]
+        check_comparable(policy, reference, sequences)
+        check_data(value.body, sequences)
         # Without `steps` each prompt is drawn for once, and each completion used `epochs` times.
         self.settings = settings.for_items(settings.epochs * len(prompts))
         self.policy, self.reference, self.value = policy, reference, value
@@ -92,34 +92,30 @@ class PPO(Stage):
         dtype = torch.promote_types(policy.dtype, torch.float32)
         self.rollouts = Rollouts(self.items, settings.max_new_tokens, dtype).to(policy.device)
         self.modules = {"policy": policy, "value": value, "rollouts": self.rollouts}
-        self.fingerprint = {
-            "data": data_hash(prompts),
-            "tokenizer": tokenizer_hash(tokenizer),
-            "model": state_hash(policy),
-            "reference": state_hash(reference),
-            "reward": judge,
-        }
+        self.tokens = sum(map(len, prompts))  # those that are given
+        hashes = fingerprint(prompts, tokenizer, model=policy, reference=reference)
+        self.fingerprint = hashes | {"reward": judge}
 
     @classmethod
     def from_settings(cls, settings: PPOSettings) -> tuple["PPO", Report]:
         """Load everything that the settings name; the report says what became of the rows."""
-        processes()  # before the models: it picks the GPU
-        tokenizer, device = load_tokenizer(settings.model, settings.data), pick_device()
+        tokenizer = load_tokenizer(settings.model, settings.data)
         texts, report = read_prompts(settings.data, tokenizer)
         room = settings.max_length - settings.max_new_tokens
         prompts = tokenize_prompts(texts, tokenizer, room, report)
-        policy = load_policy(settings.model, tokenizer, torch.float32, settings.seed).to(device)
-        if settings.reference is None:  # a copy of step 0: a resume brings its weights back later
-            reference = frozen_copy(policy)
-        else:
-            reference = load_reference(settings, tokenizer).to(device)
+        policy = load_first(settings, tokenizer)
+        reference = load_reference(settings, tokenizer, policy)
         if settings.reward == "true":
             score, body, judge = world_score(tokenizer), policy, "true"
         else:
-            model = load_judge(settings.reward, tokenizer).to(device)
+            model = load_judge(settings.reward, tokenizer).to(policy.device)
             score, body, judge = model.score, model.body, state_hash(model)
         value = ValueModel(body)
         return cls(settings, policy, reference, value, tokenizer, prompts, score, judge), report
+
+    def layout(self) -> dict[str, str]:
+        """As the log-probabilities are computed."""
+        return layout(self.policy)
 
     def start(self, step: int) -> None:
         """Draw new completions if an iteration begins with this step (steps count from 1)."""

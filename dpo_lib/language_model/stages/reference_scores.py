@@ -1,7 +1,15 @@
-"""The reference's log-probabilities of a run's data, kept in the run's folder."""
+"""The reference's log-probabilities of a run's data, computed once and kept in the run's folder.
+
+The reference is frozen and the data do not change, so no step needs to ask it again. Scores hold
+for what they were computed from and for nothing else: each of those things is named in the file,
+and if one is another now, the data are scored again and a line says which it was.
+"""
 
 import hashlib
 import json
+import math
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -9,36 +17,130 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dpo_lib.language_model.data.order import batch_indices
 from dpo_lib.language_model.files import discard, whole
-from dpo_lib.language_model.settings import TrainingError
+from dpo_lib.language_model.settings import DPOSettings, TrainingError
+from dpo_lib.language_model.training.processes import micro_batches, processes
+from dpo_lib.language_model.training.progress import counted
+
+FILE = "reference.safetensors"
+MASK = "every token of a completion with its EOS, summed"  # what a score counts
+Score = Callable[[list[int]], Iterator[tuple[list[int], Tensor]]]  # items -> parts, (n, 2) each
 
 
-def save_scores(path: Path, key: dict[str, str], logps: Tensor) -> None:
+class ReferenceScores:
+    """log pi_ref(y_w | x) and log pi_ref(y_l | x) of every pair that a run meets, nats.
+
+    They are computed in the micro-batches and parts in which the first epoch meets the pairs: a
+    policy with the reference's weights then gives the same bits, and the margins of the first
+    step are exactly 0 on every device.
+
+    Args:
+        settings: of the run, `steps` filled in.
+        items: pairs of the data.
+        fingerprint: hashes; those of "data" and "reference" are used.
+        dtype: of the scores, float32 or better.
+    """
+
+    def __init__(
+        self, settings: DPOSettings, items: int, fingerprint: dict[str, str], dtype: torch.dtype
+    ):
+        self.settings, self.items = settings, items
+        self.path = Path(settings.out) / FILE if settings.out else None  # None keeps nothing
+        order = ("seed", "batch_size", "accumulate")
+        batches = {name: getattr(settings, name) for name in order}
+        self.follow_from = {  # name in a message -> what the scores depend on
+            "data": fingerprint["data"],
+            "model": fingerprint["reference"],
+            "mask": MASK,
+            "precision": f"{settings.dtype}, {dtype}",
+            "batches": f"{batches | {'processes': processes().count}}",
+        }
+        self.logps = torch.full((items, 2), torch.nan, dtype=dtype)
+        self.asked = False  # whether the file has been looked at
+
+    @property
+    def complete(self) -> bool:
+        """Whether every pair has been scored, so that the reference is not needed any more."""
+        return not self.logps.isnan().any()
+
+    def missing(self, last: int) -> list[list[int]]:
+        """The batches of steps 1 to `last`, of the first epoch, that have not been scored."""
+        settings = self.settings
+        steps = range(1, min(last, math.ceil(self.items / settings.batch_size)) + 1)
+        batches = [batch_indices(settings.seed, n, settings.batch_size, self.items) for n in steps]
+        unknown = self.logps.isnan().any(-1)
+        return [batch for batch in batches if unknown[batch].any()]
+
+    @torch.no_grad()
+    def up_to(self, last: int, score: Score) -> Tensor:
+        """The scores of all pairs that steps 1 to `last` meet, (items, 2); NaN for the others.
+
+        Args:
+            score: asks the reference.
+        """
+        group = processes()
+        if not self.asked:
+            self.asked = True
+            found = group.gather(self._load() if group.main else None)[0]
+            self.logps = self.logps if found is None else found
+        if batches := self.missing(last):
+            for batch in counted(batches, "the reference scores the data", group.main):
+                for piece in micro_batches(batch, self.settings.accumulate, group):
+                    for part, logps in score(piece):
+                        self.logps[part] = logps.cpu()
+            for others in group.gather(self.logps):
+                self.logps = self.logps.where(~self.logps.isnan(), others)
+            if group.main and self.path is not None:
+                save_scores(self.path, self.follow_from, self.logps)
+        return self.logps
+
+    def _load(self) -> Tensor | None:
+        """The file's scores, if they hold; else a line that says why not."""
+        if self.path is None or not self.path.exists():
+            return None
+        logps, stale = load_scores(self.path, self.follow_from)
+        if logps is None:
+            why = f"of another {', '.join(stale)}" if stale else "damaged"
+            print(f"{self.path}: not used, it is {why}; scoring again", file=sys.stderr)
+        return logps
+
+
+def save_scores(path: Path, follow_from: dict[str, str], logps: Tensor) -> None:
     """Write log-probabilities with all they depend on, whole or not at all."""
     try:
         if path.is_dir():  # damaged beyond `load_scores`
             discard(path)
         with whole(path) as [scratch]:
-            save_file({"logps": logps}, scratch, metadata=_signed(key, logps))
+            save_file({"logps": logps}, scratch, metadata=_signed(follow_from, logps))
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TrainingError(f"{path}: cannot save: {reason}") from None
 
 
-def load_scores(path: Path, key: dict[str, str]) -> Tensor | None:
-    """What `save_scores` wrote under this key; None if it is of another key, damaged or not there.
+def load_scores(path: Path, follow_from: dict[str, str]) -> tuple[Tensor | None, list[str]]:
+    """What `save_scores` wrote, if it follows from the same things.
 
-    Scores of other data or of another reference are thus computed again, never used.
+    Returns:
+        the scores, or None; and the names of what is another now: none if the file is damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
             found, logps = file.metadata(), file.get_tensor("logps")
-    except (OSError, SafetensorError):
-        return None
-    return logps if found == _signed(key, logps) else None
+        written = json.loads(found["key"])
+        digest = written.pop("sha256")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
+        return None, []
+    if digest != _sha256(logps):
+        return None, []
+    stale = [name for name in follow_from if written.get(name) != follow_from[name]]
+    return (None, stale) if stale or written.keys() != follow_from.keys() else (logps, [])
 
 
-def _signed(key: dict[str, str], logps: Tensor) -> dict[str, str]:
-    """The key and the scores' SHA-256, as one text: safetensors would shuffle several."""
-    digest = hashlib.sha256(logps.contiguous().view(torch.uint8).numpy()).hexdigest()
-    return {"key": json.dumps(key | {"sha256": digest}, sort_keys=True)}
+def _signed(follow_from: dict[str, str], logps: Tensor) -> dict[str, str]:
+    """All that the scores depend on and their SHA-256, as one text: safetensors would shuffle."""
+    return {"key": json.dumps(follow_from | {"sha256": _sha256(logps)}, sort_keys=True)}
+
+
+def _sha256(logps: Tensor) -> str:
+    return hashlib.sha256(logps.contiguous().view(torch.uint8).numpy()).hexdigest()

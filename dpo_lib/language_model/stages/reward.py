@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from dpo_lib.language_model.data.reading import Report, read_preferences
-from dpo_lib.language_model.data.tokens import Pair, data_hash, tokenize_preferences
-from dpo_lib.language_model.models.devices import pick_device, precision
-from dpo_lib.language_model.models.hashes import state_hash, tokenizer_hash
-from dpo_lib.language_model.models.policies import load_policy, load_tokenizer
+from dpo_lib.language_model._transformers import attention_of
+from dpo_lib.language_model.data.reading import Report
+from dpo_lib.language_model.data.tokens import Pair
+from dpo_lib.language_model.models.devices import precision
+from dpo_lib.language_model.models.policies import load_tokenizer
 from dpo_lib.language_model.models.reward_model import RewardModel
 from dpo_lib.language_model.settings import RewardSettings
-from dpo_lib.language_model.training.processes import processes
+from dpo_lib.language_model.stages.loading import fingerprint, load_first, load_pairs
 from dpo_lib.language_model.training.stage import Stage
 from dpo_lib.losses import reward_loss
 
@@ -45,22 +45,21 @@ class Reward(Stage):
         self.model, self.tokenizer, self.pairs = model, tokenizer, pairs
         model.check(_sequences(pairs))
         self.modules = {"reward": model}
-        self.items = len(pairs)
-        self.fingerprint = {
-            "data": data_hash(pairs),
-            "tokenizer": tokenizer_hash(tokenizer),
-            "model": state_hash(model),
-        }
+        self.items, self.tokens = len(pairs), sum(pair.tokens for pair in pairs)
+        self.fingerprint = fingerprint(pairs, tokenizer, model=model)
 
     @classmethod
     def from_settings(cls, settings: RewardSettings) -> tuple["Reward", Report]:
         """Load everything that the settings name; the report says what became of the rows."""
-        processes()  # before the model: it picks the GPU
         tokenizer = load_tokenizer(settings.model, settings.data)
-        rows, report = read_preferences(settings.data, tokenizer)
-        pairs = tokenize_preferences(rows, tokenizer, settings.max_length, report)
-        policy = load_policy(settings.model, tokenizer, torch.float32, settings.seed)
-        return cls(settings, RewardModel(policy).to(pick_device()), tokenizer, pairs), report
+        pairs, report = load_pairs(settings, tokenizer)
+        policy = load_first(settings, tokenizer)
+        return cls(settings, RewardModel(policy), tokenizer, pairs), report
+
+    def layout(self) -> dict[str, str]:
+        """A reward is read at the last token of a row."""
+        rows = "padded rows (one number a sequence)"
+        return {"attention": attention_of(self.model.body), "layout": rows}
 
     def backward(self, indices: list[int], share: float) -> dict[str, Tensor | float]:
         """Add the gradient of equation (2) for these pairs; returns sums, by TRL's names."""
@@ -75,9 +74,7 @@ class Reward(Stage):
             "accuracy": correct(chosen, rejected).sum(),
             "margin": (chosen - rejected).sum(),
             "mean_reward": (chosen + rejected).sum() / 2,
-            "num_tokens": sum(
-                2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs
-            ),
+            "num_tokens": sum(pair.tokens for pair in pairs),
         }
 
     def save(self, directory: Path) -> None:

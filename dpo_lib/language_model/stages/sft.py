@@ -13,14 +13,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dpo_lib.language_model.data.reading import Report, read_examples
-from dpo_lib.language_model.data.tokens import TokenExample, data_hash, tokenize_examples
-from dpo_lib.language_model.models.devices import pick_device, precision
-from dpo_lib.language_model.models.hashes import state_hash, tokenizer_hash
-from dpo_lib.language_model.models.policies import load_policy, load_tokenizer, save_policy
+from dpo_lib.language_model.data.tokens import TokenExample, tokenize_examples
+from dpo_lib.language_model.models.devices import precision
+from dpo_lib.language_model.models.policies import load_tokenizer, save_policy
 from dpo_lib.language_model.scoring.logprobs import token_logps
 from dpo_lib.language_model.scoring.sequences import check_data
 from dpo_lib.language_model.settings import SFTSettings
-from dpo_lib.language_model.training.processes import processes
+from dpo_lib.language_model.stages.loading import fingerprint, layout, load_first
 from dpo_lib.language_model.training.stage import Stage
 
 
@@ -49,21 +48,21 @@ class SFT(Stage):
         check_data(model, self.sequences)
         self.modules = {"policy": model}
         self.items = len(examples)
-        self.fingerprint = {
-            "data": data_hash(examples),
-            "tokenizer": tokenizer_hash(tokenizer),
-            "model": state_hash(model),
-        }
+        self.tokens = sum(len(prompt) + len(completion) for prompt, completion in self.sequences)
+        self.fingerprint = fingerprint(examples, tokenizer, model=model)
 
     @classmethod
     def from_settings(cls, settings: SFTSettings) -> tuple["SFT", Report]:
         """Load everything that the settings name; the report says what became of the rows."""
-        processes()  # before the model: it picks the GPU
         tokenizer = load_tokenizer(settings.model, settings.data)
         rows, report = read_examples(settings.data, tokenizer)
         examples = tokenize_examples(rows, tokenizer, settings.max_length, report)
-        model = load_policy(settings.model, tokenizer, torch.float32, settings.seed)
-        return cls(settings, model.to(pick_device()), tokenizer, examples), report
+        model = load_first(settings, tokenizer)
+        return cls(settings, model, tokenizer, examples), report
+
+    def layout(self) -> dict[str, str]:
+        """As the log-probabilities are computed."""
+        return layout(self.model)
 
     def weight(self, indices: list[int]) -> float:
         """Completion tokens: the mean is over tokens, not over completions."""

@@ -6,7 +6,7 @@ __all__, __getattr__, __dir__ = exports(
     __name__,
     {
         "stage": ["Stage"],
-        "order": ["batch_indices", "derive_seed"],
+        "learner": ["Learner"],
         "loop": ["train"],
     },
 )

@@ -7,7 +7,10 @@ divides by the whole batch from the start, so the sum is the gradient of the bat
 stage may call its model as it likes: no wrapper has to see the forward pass.
 """
 
+import itertools
 import os
+import signal
+import threading
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -80,3 +83,38 @@ def processes() -> Processes:
     # without `cpu` accelerate takes no notice of torchrun where there is no GPU
     state = PartialState(cpu=not torch.cuda.is_available())
     return Processes(state.process_index, state.num_processes, is_wanted())
+
+
+def micro_batches(indices: list[int], accumulate: int, group: Processes) -> list[list[int]]:
+    """This process's part of a batch, in at most `accumulate` pieces of nearly equal size."""
+    mine = _split(indices, group.count)[group.rank]
+    return [piece for piece in _split(mine, accumulate) if piece]
+
+
+def _split(items: list[int], count: int) -> list[list[int]]:
+    """`count` runs of nearly equal length, in order."""
+    bounds = [len(items) * part // count for part in range(count + 1)]
+    return [items[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+class Signals:
+    """SIGTERM and SIGINT are remembered until the step is done; a second one is not held back."""
+
+    def __init__(self):
+        self.received = 0
+        self.before: dict = {}
+
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.before[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, _) -> None:
+        self.received = number
+        self.__exit__()
+        os.write(2, b"\nstopping after this step; once more stops at once\n")  # print may not nest

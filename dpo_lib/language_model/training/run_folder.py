@@ -1,6 +1,6 @@
 """A run's folder: what it was started with, its log, its checkpoints, its model.
 
-    RUN/settings.json    settings, command, hashes, versions, machine: all to repeat the run
+    RUN/settings.json    settings, command, hashes, versions, machine, what the run does
     RUN/metrics.jsonl    one JSON object for each step; the same bytes whatever was killed
     RUN/timing.jsonl     seconds and tokens a second, which are never the same twice
     RUN/checkpoints/     the newest two
@@ -47,14 +47,23 @@ class RunFolder:
         facts: further JSON to hold fixed, name -> value: the stage, the hashes.
         resume: go on where a killed run stopped; a folder that is not there is started.
         main: whether this process writes.
+        about: what the run does, kept as it was when the run began.
     """
 
-    def __init__(self, path: Path, settings, facts: dict, resume: bool, main: bool = True):
+    def __init__(
+        self,
+        path: Path,
+        settings,
+        facts: dict,
+        resume: bool,
+        main: bool = True,
+        about: dict | None = None,
+    ):
         self.path, self.main, self.notes = Path(path), main, []
         self._log = self._timing = self._lock = None
         if main:
             try:
-                self._open(_fixed(settings), facts, resume)
+                self._open(_fixed(settings), facts, about, resume)
             except OSError as error:
                 raise RunError(f"{path}: {error.strerror or error}") from None
 
@@ -113,7 +122,7 @@ class RunFolder:
                 f"{self.path}: checkpoints need {needed >> 20} MiB, the disk has {free >> 20} MiB"
             )
 
-    def _open(self, fixed: dict, facts: dict, resume: bool) -> None:
+    def _open(self, fixed: dict, facts: dict, about: dict | None, resume: bool) -> None:
         _refuse_links(self.path)
         present = sorted(os.listdir(self.path)) if self.path.exists() else []
         if present and not resume:
@@ -129,7 +138,7 @@ class RunFolder:
         else:
             if resume:
                 self.notes.append(f"{self.path} holds no run yet: starting from the first step")
-            also = {"command": sys.argv, "machine": machine()}
+            also = {"command": sys.argv, "machine": machine(), "about": about}
             files.write_json(self.path / SETTINGS, fixed | facts | also)
         self._log = open(self.path / METRICS, "ab")  # noqa: SIM115 (closed in __exit__)
         self._timing = open(self.path / TIMING, "ab")  # noqa: SIM115
@@ -137,7 +146,8 @@ class RunFolder:
     def _compare(self, fixed: dict) -> None:
         try:
             before = dict(json.loads((self.path / SETTINGS).read_text()))
-            was, _ = dict(before.pop("machine")), before.pop("command")
+            was = dict(before.pop("machine"))
+            _ = before.pop("command"), before.pop("about")
         except (ValueError, KeyError, TypeError):
             raise RunError(f"{self.path / SETTINGS}: cannot be read") from None
         differences = _differences(before, fixed)

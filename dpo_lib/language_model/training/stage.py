@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
+from dpo_lib.language_model.models.devices import pick_dtype
 from dpo_lib.language_model.settings import Settings
 
 
@@ -14,8 +16,13 @@ class Stage(Protocol):
     settings: Settings
     modules: dict[str, nn.Module]  # trained and checkpointed
     items: int  # training items of one epoch; a batch is a list of indices below it
+    tokens: int | None = None  # of all items; None if that cannot be known
     fingerprint: dict[str, str]  # hashes of data, tokenizer, model, reference: fixed for a run
     may_shard = False  # whether `backward` passes through its modules once, whatever the items
+
+    def layout(self) -> dict[str, str]:
+        """How a language model is given its batches: "attention" and "layout", in words."""
+        return {}
 
     def start(self, step: int) -> None:
         """Called before optimiser step `step` (1, 2, ...): PPO draws its rollouts here.
@@ -52,3 +59,37 @@ class Stage(Protocol):
     def save(self, directory: Path) -> None:
         """Write the trained model in the hub's format."""
         ...
+
+
+def about(stage: Stage) -> dict[str, str | int | None]:
+    """What a run does, for its first line and for its folder: name -> value, as JSON."""
+    modules = stage.modules.values()
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    device, weights = parameters[0].device, parameters[0].dtype
+    autocast = pick_dtype(device, stage.settings.dtype)
+    computes = autocast if autocast != torch.float32 else weights
+    return {
+        "device": str(device),
+        "weights": str(weights).removeprefix("torch."),
+        "computes in": str(computes).removeprefix("torch."),
+        **stage.layout(),
+        "parameters": sum(map(torch.numel, parameters)),
+        "trained": sum(map(torch.numel, trained)),
+        "items": stage.items,
+        "tokens": stage.tokens,
+    }
+
+
+def line(stage: Stage, found: dict[str, str | int | None]) -> str:
+    """`about` in one line for a person."""
+    settings, tokens = stage.settings, found["tokens"]
+    words = [
+        f"{type(stage).__name__} on {found['device']}: {found['weights']} weights",
+        f"computed in {found['computes in']}",
+        *(f"{name} {found[name]}" for name in ("attention", "layout") if name in found),
+        f"{found['trained']:,} of {found['parameters']:,} parameters trained",
+        f"{found['items']:,} items" + (f" of {tokens:,} tokens" if tokens else ""),
+        f"{settings.steps:,} steps of {settings.batch_size}",
+    ]
+    return ", ".join(words)

@@ -1,11 +1,47 @@
-"""The bug zoo: DPO runs with one thing wrong each, to test `judging.doctor` on."""
+"""The bug zoo: DPO runs in which one thing is wrong, trained for real on a micro GPT-2.
+
+`Healthy` is the library's own stage, and every bug is a subclass that changes it in one place.
+`record` trains a stage and returns its log, on which `judging.doctor` is tested.
+"""
 
 from dpo_lib._lazy import exports
 
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
-        "start": ["Start", "make_start", "record"],
-        "bugs": ["HEALTHY", "Healthy", "INVISIBLE", "VISIBLE"],
+        "recording": ["record"],
+        "start": ["Start", "make_start"],
+        "healthy": ["HEALTHY", "Healthy"],
+        "visible": [
+            "VISIBLE",
+            "Ascent",
+            "BetaTwice",
+            "DividedByBeta",
+            "Dropout",
+            "EmptyAnswer",
+            "HugeLearningRate",
+            "Leak",
+            "MeanOverTokens",
+            "OtherParameters",
+            "RandomLabels",
+            "RepeatedSteps",
+            "SharedWeights",
+            "ShiftedScores",
+            "SummedMicroBatches",
+            "SwappedLoss",
+            "SwappedMetrics",
+            "TrainedReference",
+            "UntrainedReference",
+            "ZeroLearningRate",
+        ],
+        "invisible": [
+            "INVISIBLE",
+            "InverseBeta",
+            "LongerIsChosen",
+            "NoEnd",
+            "PromptCounted",
+            "SwappedLabels",
+            "TwoEnds",
+        ],
     },
 )

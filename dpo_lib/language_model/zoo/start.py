@@ -4,21 +4,16 @@ import copy
 import random
 from dataclasses import dataclass
 
-from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from dpo_lib.language_model.data.reading import Preference, Report
 from dpo_lib.language_model.data.tokens import Pair, TokenExample, tokenize_preferences
-from dpo_lib.language_model.judging.training_log import Log
 from dpo_lib.language_model.models.hub import build
 from dpo_lib.language_model.settings import SFTSettings
 from dpo_lib.language_model.stages.sft import SFT
-from dpo_lib.language_model.training.loop import OPTIMIZERS, learning_rate
-from dpo_lib.language_model.training.order import batch_indices, micro_batches
-from dpo_lib.language_model.training.processes import processes
-from dpo_lib.language_model.training.stage import Stage
 from dpo_lib.language_model.worlds.data_set import train_tokenizer
 from dpo_lib.language_model.worlds.reviews import draw_completion, draw_prompt, reward
+from dpo_lib.language_model.zoo.recording import record
 
 SHAPE = dict(n_layer=1, n_embd=32, n_head=2, n_positions=56)  # a micro GPT-2
 
@@ -81,39 +76,3 @@ def _short_pairs(rng: random.Random, tokenizer, wanted: int, longest: int) -> li
         for pair in pairs
         if len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) <= longest
     ][:wanted]
-
-
-def record(stage: Stage) -> Log:
-    """Train a stage to its last step and return its log.
-
-    A plain loop as most code has it: no files, no checkpoints, and no stop at a NaN. Of a
-    healthy stage it writes the lines that `trainer.train` writes.
-    """
-    settings, rows, tokens = stage.settings, [], 0
-    parameters = [p for module in stage.modules.values() for p in module.parameters()]
-    optimizer = OPTIMIZERS[settings.optimizer](parameters, settings.lr)
-    steps = getattr(stage, "steps", lambda: range(1, settings.steps + 1))
-    rate = getattr(stage, "rate", lambda step: learning_rate(settings, step))
-    row = getattr(stage, "row", dict)
-    for step in steps():
-        stage.start(step)
-        batch = batch_indices(settings.seed, step, settings.batch_size, stage.items)
-        share = 1 / stage.weight(batch)
-        optimizer.zero_grad(set_to_none=True)
-        pieces = micro_batches(batch, settings, processes())
-        parts = [stage.backward(piece, share) for piece in pieces]
-        sums = {name: sum(_number(part[name]) for part in parts) for name in parts[0]}
-        norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step)
-        optimizer.step()
-        tokens += int(sums.pop("num_tokens"))
-        means = {name: total * share for name, total in sums.items()}
-        epoch = step / -(-stage.items // settings.batch_size)
-        last = {"grad_norm": float(norm), "learning_rate": rate(step), "num_tokens": tokens}
-        rows.append(row({"step": step, "epoch": epoch, **means, **last}))
-    return Log(rows, vars(settings))
-
-
-def _number(value: float | Tensor) -> float:
-    return value.item() if isinstance(value, Tensor) else float(value)

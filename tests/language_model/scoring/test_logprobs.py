@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from dpo_lib.language_model.generation.rollouts import ValueModel
 from dpo_lib.language_model.models.reward_model import RewardModel
-from dpo_lib.language_model.scoring import layouts, logprobs, output_layer
+from dpo_lib.language_model.scoring import layouts, logprobs, output_layer, stream
 from dpo_lib.language_model.scoring.layouts import padded_hidden
 from dpo_lib.language_model.scoring.logprobs import (
     completion_logps,
@@ -144,7 +144,34 @@ def test_a6_equals_the_plain_loop_and_its_gradients_on_ragged_rows(name, dtype):
 )
 def test_models_without_the_attention_interface_or_with_windows_get_padded_rows(name, layout):
     model = MODELS[name]()
-    assert layouts._layout(model) is {"stream": stream_hidden, "padded": padded_hidden}[layout]
+    expected = {"stream": stream_hidden, "padded": padded_hidden}[layout]
+    assert layouts.layout_of(model).hidden is expected
+
+
+@pytest.mark.parametrize("name", ["bloom", "mistral"])
+def test_a_model_without_the_stream_says_why(name):
+    why = {"bloom": "padded rows (a stream changes its hidden states)",
+           "mistral": "padded rows (it has a sliding_window)"}  # fmt: skip
+    assert str(layouts.layout_of(MODELS[name]())) == why[name]
+
+
+def test_a_programming_error_in_the_stream_is_no_reason_for_padded_rows(monkeypatch):
+    monkeypatch.setattr(stream, "make_stream", lambda sequences: None)  # called with two
+    with pytest.raises(TypeError, match="takes 1 positional argument but 2 were given"):
+        layouts.layout_of(gpt2())
+
+
+def test_a_convolution_across_the_border_is_named_and_would_be_seen_however_faint():
+    """LFM2 convolves three neighbours: with random weights a stream nearly looks right."""
+    config = transformers.Lfm2Config(
+        vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, layer_types=["conv", "full_attention"],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.Lfm2ForCausalLM(config).eval()
+    assert str(layouts.layout_of(model)) == "padded rows (it has layers of conv)"
+    assert not layouts._leaves_alone(model, stream_hidden)
+    assert layouts._leaves_alone(model, padded_hidden)
 
 
 @pytest.mark.parametrize("build", [gpt2, llama])
@@ -615,7 +642,7 @@ def test_scaled_attention_of_gpt2_is_kept():
     """scale_attn_by_inverse_layer_idx divides a layer's scores by its number."""
     model = gpt2(dtype=torch.float64, scale_attn_by_inverse_layer_idx=True)
     rows = ragged(10)
-    assert layouts._layout(model) is stream_hidden
+    assert layouts.layout_of(model) is layouts.STREAMED
     for fast, plain in zip(token_logps(model, rows), plain_logps(model, rows), strict=True):
         torch.testing.assert_close(fast, plain)
 

@@ -11,12 +11,14 @@ from tokenizers.models import WordLevel
 from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from dpo_lib.language_model.data.order import batch_indices
 from dpo_lib.language_model.data.tokens import Pair
 from dpo_lib.language_model.models.hashes import state_hash
 from dpo_lib.language_model.models.policies import frozen_copy, load_policy
+from dpo_lib.language_model.scoring import layouts
 from dpo_lib.language_model.scoring.logprobs import plain_logps
 from dpo_lib.language_model.settings import DPOSettings
-from dpo_lib.language_model.stages import dpo
+from dpo_lib.language_model.stages import dpo, reference_scores
 from dpo_lib.language_model.stages.dpo import DPO, reward_metrics
 from dpo_lib.language_model.stages.reference_scores import load_scores, save_scores
 from dpo_lib.language_model.training import progress
@@ -131,9 +133,9 @@ def test_margins_are_zero_for_the_whole_first_epoch_of_a_policy_that_does_not_mo
 def test_two_scorings_during_a_training_step_are_bit_equal(world):  # E1
     stage, _ = DPO.from_settings(settings_for(world))
     assert stage.policy.training
-    once, again = (list(stage.parts(stage.policy, [0, 1, 2])) for _ in range(2))
+    once, again = (list(stage.logps(stage.policy, [0, 1, 2])) for _ in range(2))
     for (_, first), (_, second) in zip(once, again, strict=True):
-        assert all(map(torch.equal, first, second))
+        assert torch.equal(first, second)
 
 
 def test_the_log_shows_which_column_was_chosen(world):  # D7
@@ -327,26 +329,59 @@ def test_scores_are_taken_from_the_run_s_folder_bit_for_bit(tmp_path, monkeypatc
     assert calls == [] and second.reference is None
 
 
-STALE = {
-    "other data": dict(pairs=random_pairs(seed=1)),
-    "data in another order": dict(pairs=random_pairs()[::-1]),
-    "another reference": dict(reference=frozen_copy(gpt2(2))),
-    "another seed": dict(seed=5),
-    "more steps": dict(steps=10),
+STALE = {  # what is another, and what the line calls it
+    "data": dict(pairs=random_pairs(seed=1)),
+    "data, in another order": dict(pairs=random_pairs()[::-1]),
+    "model": dict(reference=frozen_copy(gpt2(2))),
+    "batches": dict(seed=5),
+    "batches, larger": dict(batch_size=5),
+    "precision": dict(dtype="bfloat16"),
+    "mask": {},
 }
 
 
-@pytest.mark.parametrize("changes", STALE.values(), ids=STALE)
-def test_scores_of_another_run_are_never_used(tmp_path, monkeypatch, changes):  # D9
+@pytest.mark.parametrize("name", STALE)
+def test_scores_of_another_run_are_never_used(tmp_path, monkeypatch, capsys, name):  # D9
+    changes = STALE[name]
     make_stage(tmp_path).start(1)
-    before = (tmp_path / "run/reference.safetensors").read_bytes()
+    path = tmp_path / "run/reference.safetensors"
+    before = path.read_bytes()
+    if name == "mask":
+        monkeypatch.setattr(reference_scores, "MASK", "the prompt too")
     calls = count_scorings(monkeypatch)
     stage = make_stage(tmp_path, **changes)
     reference = stage.reference
     stage.start(1)
+    what = name.partition(",")[0]
+    said = capsys.readouterr().err
+    assert said == f"{path}: not used, it is of another {what}; scoring again\n"
     assert sum(len(pairs) for _, pairs in calls) == 12
-    assert_close(stage.ref_logps, by_hand(reference, stage.pairs), rtol=1e-5, atol=0)
-    assert (tmp_path / "run/reference.safetensors").read_bytes() != before
+    tolerance = 1e-2 if name == "precision" else 1e-5
+    assert_close(stage.ref_logps, by_hand(reference, stage.pairs), rtol=tolerance, atol=0)
+    assert path.read_bytes() != before
+
+
+def test_a_longer_run_asks_for_what_is_missing_and_for_nothing_else(tmp_path, monkeypatch):
+    """Of another stage in the same folder, and of the same stage: no score is ever NaN."""
+    make_stage(tmp_path, steps=2).start(1)
+    calls = count_scorings(monkeypatch)
+    stage = make_stage(tmp_path, steps=9)
+    stage.start(1)
+    assert sum(len(pairs) for _, pairs in calls) == 4 and stage.reference is None
+    whole = make_stage(tmp_path / "..", steps=9, out=str(tmp_path / "other"))
+    (tmp_path / "other").mkdir()
+    whole.start(1)
+    assert torch.equal(stage.ref_logps, whole.ref_logps)
+
+
+def test_a_stage_that_goes_on_beyond_its_run_has_the_scores_for_it(tmp_path):
+    stage = make_stage(tmp_path, steps=2)
+    stage.start(1)
+    assert stage.ref_logps.isnan().any() and stage.reference is not None
+    stage.start(3)
+    batch = batch_indices(0, 3, 4, 12)
+    assert stage.backward(batch, 1 / 4)["loss"].isfinite()
+    assert not stage.ref_logps.isnan().any() and stage.reference is None
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut", "empty", "a folder", "another format"])
@@ -373,12 +408,15 @@ def test_damaged_scores_are_computed_again(tmp_path, damage):
 
 
 def test_scores_come_back_under_their_key_only(tmp_path):
-    path, key = tmp_path / "scores", {"data": "a", "reference": "b"}
+    path, key = tmp_path / "scores", {"data": "a", "model": "b"}
     logps = torch.tensor([[-1.5, -2.5], [torch.nan, torch.nan]])
     save_scores(path, key, logps)
-    assert_close(load_scores(path, key), logps, equal_nan=True, rtol=0, atol=0)
-    assert load_scores(path, key | {"data": "c"}) is None
-    assert load_scores(tmp_path / "nothing", key) is None
+    found, stale = load_scores(path, key)
+    assert_close(found, logps, equal_nan=True, rtol=0, atol=0)
+    assert stale == []
+    assert load_scores(path, key | {"data": "c"}) == (None, ["data"])
+    assert load_scores(path, key | {"mask": "d"}) == (None, ["mask"])
+    assert load_scores(tmp_path / "nothing", key) == (None, [])
     with pytest.raises(ValueError, match=r"nowhere/scores: cannot save: .*No such file"):
         save_scores(tmp_path / "nowhere/scores", key, logps)
 
@@ -467,18 +505,21 @@ def test_a_reference_that_cannot_be_compared_is_refused(world, tmp_path):  # E4
 def test_processes_share_the_scoring_and_have_all_scores(tmp_path, monkeypatch):
     alone = make_stage(tmp_path, accumulate=2)
     alone.start(1)
-    parts = []
-    for rank in range(2):
-        monkeypatch.setattr(dpo, "processes", lambda rank=rank: Processes(rank, 1))
+
+    def scores(rank, exchange):
+        (tmp_path / str(rank)).mkdir(exist_ok=True)
         group = Processes(rank, 2)
-        group.gather = lambda value: [value]  # before the exchange
-        monkeypatch.setattr(dpo, "processes", lambda group=group: group)
-        parts.append(make_stage(tmp_path, accumulate=2)._score_with_reference())
+        group.main = False  # nothing is kept
+        group.gather = lambda value: exchange if torch.is_tensor(value) else [value]
+        monkeypatch.setattr(reference_scores, "processes", lambda: group)
+        stage = make_stage(tmp_path, accumulate=2, out=str(tmp_path / str(rank)))
+        stage.start(1)
+        return stage.ref_logps
+
+    parts = [scores(rank, []) for rank in range(2)]  # before the exchange
     mine = [~part.isnan().any(-1) for part in parts]
     assert torch.equal(mine[0], ~mine[1]) and mine[0].sum() == 6  # each pair by one process
-    group.gather = lambda value: parts
-    merged = make_stage(tmp_path, accumulate=2)._score_with_reference()
-    assert_close(merged, alone.ref_logps, rtol=1e-6, atol=0)
+    assert_close(scores(0, parts), alone.ref_logps, rtol=1e-6, atol=0)
 
 
 def test_the_saved_model_is_the_trained_policy_in_the_hub_s_format(world):
@@ -489,3 +530,19 @@ def test_the_saved_model_is_the_trained_policy_in_the_hub_s_format(world):
     assert report.used == stage.items
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
     assert tokenizer.get_vocab() == make_tokenizer().get_vocab()
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_a_run_says_which_layout_its_tokens_have_and_why(world, capsys, monkeypatch, streams):
+    if not streams:
+        monkeypatch.setattr(layouts, "_not_streamed", lambda model: "it has a sliding_window")
+    stage, _ = DPO.from_settings(settings_for(world))
+    layout = "a stream without padding" if streams else "padded rows (it has a sliding_window)"
+    folder, tokens = train(stage), sum(pair.tokens for pair in stage.pairs)
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line.startswith("DPO on cpu: float32 weights, computed in float32, attention sdpa, ")
+    assert f"layout {layout}, " in line
+    assert f"{stage.items} items of {tokens:,} tokens, 1 steps of 8" in line
+    about = json.loads((folder / "settings.json").read_text())["about"]
+    assert (about["layout"], about["attention"], about["tokens"]) == (layout, "sdpa", tokens)
+    assert about["trained"] == sum(p.numel() for p in stage.policy.parameters())

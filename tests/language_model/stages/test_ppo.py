@@ -108,7 +108,7 @@ def gradients(stage, parts=1):
 @pytest.fixture
 def padded_rows(monkeypatch):
     """Rows instead of one stream: faster for a crowd of completions of two tokens."""
-    monkeypatch.setattr(layouts, "_may_stream", lambda model: False)
+    monkeypatch.setattr(layouts, "_not_streamed", lambda model: "a test")
 
 
 def test_ppo_climbs_to_equation_4(tokenizer, tmp_path, padded_rows):

@@ -10,11 +10,11 @@ from faults import ends, in_child, warm_up
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from dpo_lib.language_model.data.order import batch_indices
 from dpo_lib.language_model.data.tokens import TokenExample
 from dpo_lib.language_model.settings import SFTSettings
 from dpo_lib.language_model.stages.sft import SFT
 from dpo_lib.language_model.training.loop import train
-from dpo_lib.language_model.training.order import batch_indices
 
 EOS = 0
 warm_up()

@@ -15,10 +15,12 @@ from faults import Faults, count_events, ends, full_disk, in_child, warm_up
 from safetensors.torch import load_file
 from toy_stage import Toy, ToySettings, run_toy
 
+from dpo_lib.language_model.data import order
+from dpo_lib.language_model.data.order import batch_indices, derive_seed
 from dpo_lib.language_model.settings import Settings, TrainingError
-from dpo_lib.language_model.training import checkpoint, order
-from dpo_lib.language_model.training.loop import learning_rate, train
-from dpo_lib.language_model.training.order import batch_indices, derive_seed
+from dpo_lib.language_model.training import checkpoint
+from dpo_lib.language_model.training.learner import learning_rate
+from dpo_lib.language_model.training.loop import train
 from dpo_lib.language_model.training.run_folder import RunError, RunFolder
 
 HERE = Path(__file__).parent
@@ -188,7 +190,8 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room_K6(tmp_p
             run_toy(run)
 
         code = in_child(fill, stderr=said)
-        lines = [line for line in said.read_text().splitlines() if not line.startswith("step")]
+        told = said.read_text().splitlines()
+        lines = [line for line in told if not line.startswith(("step", "Toy on"))]
         assert (code, len(lines)) == (2, 1) and "No space left on device" in lines[0], at
         assert in_child(go_on(run)) == 0
         assert ends(run) == undisturbed, at
@@ -239,7 +242,7 @@ def test_a_signal_saves_says_so_and_the_rest_is_the_same_K7(tmp_path, undisturbe
     assert said.read_text().splitlines()[-1] == "stopped at step 5, saved; go on with --resume"
     assert checkpoint.load(tmp_path / "run").step == 5
     assert in_child(go_on(tmp_path / "run"), stderr=said) == 0
-    assert said.read_text().startswith("going on from step 5 of 10\n")
+    assert said.read_text().splitlines()[1] == "going on from step 5 of 10"
     assert ends(tmp_path / "run") == undisturbed
 
 
@@ -267,7 +270,7 @@ def test_after_damage_to_the_newest_checkpoint_the_older_one_is_taken_and_said_K
     assert in_child(lambda: run_toy(run)) == 0
     (run / "checkpoints/step-000010/tensors.safetensors").write_bytes(b"")
     assert in_child(go_on(run), stderr=said) == 0
-    first, second = said.read_text().splitlines()[:2]
+    first, second = said.read_text().splitlines()[1:3]
     assert first.startswith("passed over ") and "step-000010" in first and "size" in first
     assert second == "going on from step 9 of 10"
     assert ends(run) == undisturbed
@@ -388,3 +391,21 @@ def test_the_log_has_one_line_a_step_and_time_is_kept_out_of_it(started):
 def test_settings_can_be_extended_and_changed(tmp_path):
     settings = ToySettings(out="x", steps=1)
     assert replace(settings, lr=0.5).lr == 0.5
+
+
+def test_a_run_says_what_it_does_in_a_line_and_in_its_folder(tmp_path, capsys):
+    run_toy(tmp_path / "run")
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "Toy on cpu: float32 weights, computed in float32, 66 of 66 parameters trained, "
+        "19 items, 10 steps of 8"
+    )
+    written = json.loads((tmp_path / "run/settings.json").read_text())["about"]
+    assert written == {
+        "device": "cpu",
+        "weights": "float32",
+        "computes in": "float32",
+        "parameters": 66,
+        "trained": 66,
+        "items": 19,
+        "tokens": None,
+    }

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from dpo_lib.language_model import zoo
 from dpo_lib.language_model.judging import doctor
 from dpo_lib.language_model.judging.doctor import diagnose
 from dpo_lib.language_model.models.policies import frozen_copy
+from dpo_lib.language_model.scoring.logprobs import pair_logps
 from dpo_lib.language_model.stages.dpo import DPO
 from dpo_lib.language_model.training.loop import train
-from dpo_lib.language_model.zoo import bugs
-from dpo_lib.language_model.zoo.bugs import HEALTHY, INVISIBLE, VISIBLE, Healthy
-from dpo_lib.language_model.zoo.start import make_start, record
+from dpo_lib.language_model.zoo import HEALTHY, INVISIBLE, VISIBLE, Healthy, make_start, record
 
 torch.set_num_threads(1)
 SHORT = dict(steps=6, batch_size=16)  # of 40 pairs: two epochs, the last batch of each shorter
@@ -34,8 +34,7 @@ def test_the_healthy_run_is_the_one_that_the_trainer_logs(start, tmp_path):
     log = record(stage)
     train(real)
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
-    for row, line in zip(log.rows, lines, strict=True):
-        assert row == pytest.approx(json.loads(line), rel=2e-3, abs=2e-3)
+    assert log.rows == list(map(json.loads, lines))  # to the last bit: it is the same code
 
 
 def test_the_same_seed_gives_the_same_log(start):
@@ -58,7 +57,7 @@ def test_every_rule_that_a_bug_is_mapped_to_exists():
 
 
 def test_the_stored_verdicts_are_of_these_bugs_and_healthy_runs():
-    stored = json.loads((Path(bugs.__file__).parents[2] / "results/bug_zoo.json").read_text())
+    stored = json.loads((Path(zoo.__file__).parents[2] / "results/bug_zoo.json").read_text())
     for seed in stored["seeds"].values():
         assert list(seed["bugs"]) == [bug.__name__ for bug in (*VISIBLE, *INVISIBLE)]
         assert [run["settings"] for run in seed["healthy"]] == HEALTHY
@@ -68,13 +67,13 @@ def test_the_stored_verdicts_are_of_these_bugs_and_healthy_runs():
 @pytest.mark.parametrize(
     "bug",
     [
-        bugs.UntrainedReference,
-        bugs.SharedWeights,
-        bugs.Dropout,
-        bugs.SummedMicroBatches,
-        bugs.ZeroLearningRate,
-        bugs.OtherParameters,
-        bugs.EmptyAnswer,
+        zoo.UntrainedReference,
+        zoo.SharedWeights,
+        zoo.Dropout,
+        zoo.SummedMicroBatches,
+        zoo.ZeroLearningRate,
+        zoo.OtherParameters,
+        zoo.EmptyAnswer,
     ],
     ids=lambda bug: bug.__name__,
 )
@@ -85,14 +84,14 @@ def test_a_bug_that_breaks_an_identity_is_named_at_once(start, bug):
 
 def test_swapped_loss_and_swapped_metrics_differ_in_what_is_learned_only(start):
     """Both log a margin of the other sign than the loss sees."""
-    logs = [record(bug.of(start, **SHORT)).rows for bug in (bugs.SwappedLoss, bugs.SwappedMetrics)]
+    logs = [record(bug.of(start, **SHORT)).rows for bug in (zoo.SwappedLoss, zoo.SwappedMetrics)]
     for rows in logs:
         assert rows[-1]["rewards/margins"] < 0 and rows[-1]["loss"] < rows[0]["loss"]
-    stages = [bug.of(start, **SHORT) for bug in (bugs.SwappedLoss, bugs.SwappedMetrics)]
+    stages = [bug.of(start, **SHORT) for bug in (zoo.SwappedLoss, zoo.SwappedMetrics)]
     for stage in stages:
         record(stage)
     chosen_gain = [
-        (stage.logps(stage.policy, list(range(40))) - stage.ref_logps).diff(dim=-1).mean()
+        (pair_logps(stage.policy, stage.pairs) - stage.ref_logps).diff(dim=-1).mean()
         for stage in stages
     ]
     assert chosen_gain[0] > 0 > chosen_gain[1]  # rejected minus chosen
@@ -100,7 +99,7 @@ def test_swapped_loss_and_swapped_metrics_differ_in_what_is_learned_only(start):
 
 def test_prompt_tokens_cancel_from_loss_and_margin(start):
     """A1: both answers follow one prompt, so its log-probability cancels in equation (7)."""
-    with_prompt = record(bugs.PromptCounted.of(start, **SHORT)).rows
+    with_prompt = record(zoo.PromptCounted.of(start, **SHORT)).rows
     without = record(Healthy.of(start, **SHORT)).rows
     for a, b in zip(with_prompt, without, strict=True):
         for name in ("loss", "rewards/margins", "grad_norm"):
@@ -109,29 +108,29 @@ def test_prompt_tokens_cancel_from_loss_and_margin(start):
 
 
 def test_the_reference_that_is_trained_too_moves_against_the_policy(start):
-    stage = bugs.TrainedReference.of(start, **SHORT)
-    before = frozen_copy(stage.reference)
+    stage = zoo.TrainedReference.of(start, **SHORT)
+    reference = stage.modules["reference"]
+    before = frozen_copy(reference)
     record(stage)
-    rows = list(range(40))
-    change = (stage.logps(stage.reference, rows) - stage.logps(before, rows)).mean(0)
+    change = (pair_logps(reference, stage.pairs) - pair_logps(before, stage.pairs)).mean(0)
     assert change[0] < change[1]  # chosen is made less likely under the reference
 
 
 def test_averaged_log_probabilities_are_the_sums_over_the_lengths(start):
-    stage, plain = bugs.MeanOverTokens.of(start), Healthy.of(start)
+    stage, plain = zoo.MeanOverTokens.of(start), Healthy.of(start)
     lengths = torch.tensor([[len(p.chosen), len(p.rejected)] for p in start.pairs[:3]])
-    mean, total = (s.logps(s.policy, [0, 1, 2]) for s in (stage, plain))
+    (_, mean), (_, total) = (next(s.logps(s.policy, [0, 1, 2])) for s in (stage, plain))
     torch.testing.assert_close(mean * lengths, total)
 
 
 def test_data_bugs_change_the_columns_they_name(start):
-    pairs = {bug: bug.of(start).pairs for bug in (Healthy, *INVISIBLE, bugs.Leak)}
+    pairs = {bug: bug.of(start).pairs for bug in (Healthy, *INVISIBLE, zoo.Leak)}
     end = start.tokenizer.eos_token_id
     for k, p in enumerate(pairs[Healthy]):
-        assert pairs[bugs.SwappedLabels][k].chosen == p.rejected
-        longer = pairs[bugs.LongerIsChosen][k]
+        assert pairs[zoo.SwappedLabels][k].chosen == p.rejected
+        longer = pairs[zoo.LongerIsChosen][k]
         assert len(longer.chosen) >= len(longer.rejected)
-        assert pairs[bugs.NoEnd][k].chosen == p.chosen[:-1] and end not in p.chosen[:-1]
-        assert pairs[bugs.TwoEnds][k].rejected == (*p.rejected, end)
-        assert len(pairs[bugs.Leak][k].chosen) > len(p.chosen)
-        assert pairs[bugs.Leak][k].rejected == p.rejected
+        assert pairs[zoo.NoEnd][k].chosen == p.chosen[:-1] and end not in p.chosen[:-1]
+        assert pairs[zoo.TwoEnds][k].rejected == (*p.rejected, end)
+        assert len(pairs[zoo.Leak][k].chosen) > len(p.chosen)
+        assert pairs[zoo.Leak][k].rejected == p.rejected

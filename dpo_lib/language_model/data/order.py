@@ -1,14 +1,10 @@
 """Which items a step trains on: pure functions of the seed and the step, so a resume is exact."""
 
 import hashlib
-import itertools
 import math
 from functools import lru_cache
 
 import torch
-
-from dpo_lib.language_model.settings import Settings
-from dpo_lib.language_model.training.processes import Processes
 
 
 def derive_seed(seed: int, *counters: int) -> int:
@@ -33,15 +29,3 @@ def batch_indices(seed: int, step: int, batch_size: int, items: int) -> list[int
     """
     epoch, batch = divmod(step - 1, math.ceil(items / batch_size))
     return list(_permutation(seed, epoch, items)[batch * batch_size : (batch + 1) * batch_size])
-
-
-def micro_batches(indices: list[int], settings: Settings, group: Processes) -> list[list[int]]:
-    """This process's part of a batch, in at most `accumulate` pieces of nearly equal size."""
-    mine = _split(indices, group.count)[group.rank]
-    return [piece for piece in _split(mine, settings.accumulate) if piece]
-
-
-def _split(items: list[int], count: int) -> list[list[int]]:
-    """`count` runs of nearly equal length, in order."""
-    bounds = [len(items) * part // count for part in range(count + 1)]
-    return [items[start:end] for start, end in itertools.pairwise(bounds)]

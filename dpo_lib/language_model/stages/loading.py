@@ -1,0 +1,74 @@
+"""What every stage loads before it starts, and what a run is bound to by hashes.
+
+Data before models: a row that is refused should not wait for gigabytes.
+"""
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dpo_lib.language_model._transformers import attention_of
+from dpo_lib.language_model.data.reading import Report, read_preferences
+from dpo_lib.language_model.data.tokens import Pair, Sequences, data_hash, tokenize_preferences
+from dpo_lib.language_model.models.devices import pick_device
+from dpo_lib.language_model.models.hashes import state_hash, tokenizer_hash
+from dpo_lib.language_model.models.policies import (
+    check_same_tokens,
+    frozen_copy,
+    load_policy,
+    load_tokenizer,
+)
+from dpo_lib.language_model.scoring.layouts import layout_of
+from dpo_lib.language_model.scoring.sequences import check_data
+from dpo_lib.language_model.settings import Settings, TrainingError
+from dpo_lib.language_model.training.processes import processes
+
+
+def load_pairs(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Pair], Report]:
+    """The preference data that `settings.data` names, and what became of its rows."""
+    rows, report = read_preferences(settings.data, tokenizer)
+    return tokenize_preferences(rows, tokenizer, settings.max_length, report), report
+
+
+def load_first(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The model that `settings.model` names, to be trained, on this process's device."""
+    processes()  # before any model: it picks the GPU
+    model = load_policy(settings.model, tokenizer, torch.float32, settings.seed)
+    return model.to(pick_device())
+
+
+def load_reference(
+    settings: Settings, tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel
+) -> PreTrainedModel:
+    """The frozen model that `settings.reference` names, or a copy of the policy at step 0.
+
+    A resume brings the policy's weights back later, so the copy is of step 0 there too.
+    """
+    if settings.reference is None:
+        return frozen_copy(policy)
+    own = load_tokenizer(settings.reference, settings.data)
+    check_same_tokens(f"reference {settings.reference}", own, tokenizer)
+    model = load_policy(settings.reference, tokenizer, torch.float32, settings.seed)
+    return model.requires_grad_(False).eval().to(policy.device)
+
+
+def check_comparable(
+    policy: PreTrainedModel, reference: PreTrainedModel, sequences: Sequences
+) -> None:
+    """Raise unless both models can score the data, in one precision."""
+    if reference.dtype != policy.dtype:
+        raise TrainingError(f"the reference is {reference.dtype}, the policy {policy.dtype}")
+    for model in (policy, reference):
+        check_data(model, sequences)
+
+
+def fingerprint(
+    items: list, tokenizer: PreTrainedTokenizerBase, **models: torch.nn.Module
+) -> dict[str, str]:
+    """What a run is bound to: its folder takes no other data, tokenizer or first weights."""
+    hashes = {name: state_hash(model) for name, model in models.items()}
+    return {"data": data_hash(items), "tokenizer": tokenizer_hash(tokenizer), **hashes}
+
+
+def layout(model: PreTrainedModel) -> dict[str, str]:
+    """A stage's `layout`, where completions of this model are scored."""
+    return {"attention": attention_of(model), "layout": str(layout_of(model))}
