@@ -8,10 +8,40 @@ line; what is checked brings it along.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def checked(same_shape: str = "", **rules: Callable) -> Callable:
+    """Decorate a function so that its arguments are looked at, and its body is its equation.
+
+    Args:
+        same_shape: names of the tensors that must have one shape.
+        rules: argument -> one of the checks below, which is called with its name and value, or
+            with its value alone if that is all it takes.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        code = function.__code__
+        names = code.co_varnames[: code.co_argcount]
+
+        @wraps(function)
+        def call(*args, **kwargs):
+            given = dict(zip(names, args, strict=False)) | kwargs
+            if same_shape:
+                check_same_shape(**{n: given[n] for n in same_shape.split() if n in given})
+            for name, rule in rules.items():
+                if name in given:
+                    rule(given[name]) if rule is check_beta else rule(name, given[name])
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 def check_beta(beta: float) -> float:
@@ -25,6 +55,12 @@ def check_positive(name: str, value: float) -> None:
     """Raise ValueError unless the number is positive and finite."""
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise ValueError unless the number lies between 0 and 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {value}")
 
 
 def check_same_shape(**tensors: Tensor) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpo_lib._checks import check_not_nan, check_positive, check_same_shape
+from dpo_lib._checks import check_not_nan, check_positive, check_same_shape, check_share, checked
 from dpo_lib.objective import implicit_reward, policy_ranking_logp
 
 
@@ -110,6 +110,7 @@ def table_loss(table: Tensor, wins: Tensor) -> Tensor:
     return (wins * loss).sum((-3, -2, -1)) / wins.sum((-3, -2, -1))
 
 
+@checked("logps old_logps advantages", clip_range=check_positive)
 def ppo_clip_loss(
     logps: Tensor, old_logps: Tensor, advantages: Tensor, clip_range: float = 0.2
 ) -> Tensor:
@@ -121,13 +122,12 @@ def ppo_clip_loss(
         advantages: how much better than expected each action was, same shape.
         clip_range: epsilon > 0; the ratio rho = pi_theta / pi_old is held in [1-eps, 1+eps].
     """
-    check_positive("clip_range", clip_range)
-    check_same_shape(logps=logps, old_logps=old_logps, advantages=advantages)
     ratio = _ratio(logps, old_logps)
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     return -torch.minimum(ratio * advantages, clipped * advantages)
 
 
+@checked("logps old_logps advantages kl_to_old")
 def ppo_kl_loss(
     logps: Tensor,
     old_logps: Tensor,
@@ -143,14 +143,12 @@ def ppo_kl_loss(
         coefficient: PPO's own beta, at least 0, a number or one for each action; see
             `adapted_coefficient`.
     """
-    check_same_shape(logps=logps, old_logps=old_logps, advantages=advantages, kl_to_old=kl_to_old)
     return -(_ratio(logps, old_logps) * advantages - coefficient * kl_to_old)
 
 
+@checked(coefficient=check_positive, target=check_positive)
 def adapted_coefficient(coefficient: float, kl: float, target: float) -> float:
     """PPO's rule for the coefficient of (8): halve below target/1.5, double above 1.5 target."""
-    check_positive("coefficient", coefficient)
-    check_positive("target", target)
     if kl < target / 1.5:
         return coefficient / 2
     if kl > target * 1.5:
@@ -158,19 +156,20 @@ def adapted_coefficient(coefficient: float, kl: float, target: float) -> float:
     return coefficient
 
 
+@checked("values returns")
 def value_loss(values: Tensor, returns: Tensor) -> Tensor:
     """PPO's loss for the value function: (V(s_t) - V_t^target)^2, PPO (9)."""
-    check_same_shape(values=values, returns=returns)
     return (values - returns).square()
 
 
+@checked(log_policy=check_not_nan)
 def entropy(log_policy: Tensor) -> Tensor:
     """Entropy of each row in nats; PPO (9) *adds* it to what is maximised."""
-    check_not_nan("log_policy", log_policy)
     surprise = -log_policy.masked_fill(log_policy.isneginf(), 0.0)  # 0 log 0 = 0
     return (log_policy.exp() * surprise).sum(-1)
 
 
+@checked("rewards values", gamma=check_share, lam=check_share)
 def generalized_advantages(
     rewards: Tensor, values: Tensor, gamma: float = 1.0, lam: float = 0.95
 ) -> Tensor:
@@ -187,10 +186,6 @@ def generalized_advantages(
     Returns:
         advantages, shape (..., steps); the value function's targets are advantages + values.
     """
-    check_same_shape(rewards=rewards, values=values)
-    for name, number in (("gamma", gamma), ("lam", lam)):
-        if not 0 <= number <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], got {number}")
     deltas = rewards + gamma * F.pad(values[..., 1:], (0, 1)) - values
     advantages, running = [], torch.zeros_like(deltas[..., 0])
     for delta in deltas.flip(-1).unbind(-1):
@@ -207,8 +202,8 @@ def unlikelihood_loss(
     return -(policy_chosen_logps - alpha * policy_rejected_logps)
 
 
+@checked("chosen_rewards rejected_rewards")
 def _margin(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
-    check_same_shape(chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
     margin = chosen_rewards - rejected_rewards
     if margin.device.type == "cpu" and margin.detach().isnan().any():
         raise ValueError("chosen_rewards - rejected_rewards is NaN: no preference between them")

@@ -13,18 +13,18 @@ from dpo_lib._checks import (
     check_log_policy,
     check_not_nan,
     check_same_shape,
+    checked,
 )
 from dpo_lib.preferences import bradley_terry, plackett_luce_logp
 
 
+@checked("log_policy reward", log_policy=check_log_policy, reward=check_finite)
 def expected_reward(log_policy: Tensor, reward: Tensor) -> Tensor:
     """E_{y ~ pi}[r(x, y)] for each prompt, shape (..., prompts), reward units."""
-    check_same_shape(log_policy=log_policy, reward=reward)
-    check_log_policy("log_policy", log_policy)
-    check_finite("reward", reward)
     return (log_policy.exp() * reward).sum(-1)
 
 
+@checked("log_policy log_ref", log_policy=check_log_policy, log_ref=check_log_policy)
 def kl_divergence(log_policy: Tensor, log_ref: Tensor) -> Tensor:
     """KL(pi || pi_ref) for each prompt, in nats.
 
@@ -34,14 +34,12 @@ def kl_divergence(log_policy: Tensor, log_ref: Tensor) -> Tensor:
     Returns:
         shape (..., prompts), at least 0.
     """
-    check_same_shape(log_policy=log_policy, log_ref=log_ref)
-    check_log_policy("log_policy", log_policy)
-    check_log_policy("log_ref", log_ref)
     ratio = _log_ratio(log_policy, log_ref)
     # Outside the support the product is infinite, also where exp(log_policy) rounds to 0.
     return (log_policy.exp() * ratio).masked_fill(ratio.isposinf(), torch.inf).sum(-1)
 
 
+@checked(beta=check_beta)
 def objective(log_policy: Tensor, reward: Tensor, log_ref: Tensor, beta: float) -> Tensor:
     """Objective (3) for each prompt: E_pi[r(x, y)] - beta KL(pi || pi_ref).
 
@@ -52,10 +50,10 @@ def objective(log_policy: Tensor, reward: Tensor, log_ref: Tensor, beta: float) 
     Returns:
         shape (..., prompts), reward units; -inf for a policy outside the reference's support.
     """
-    check_beta(beta)
     return expected_reward(log_policy, reward) - beta * kl_divergence(log_policy, log_ref)
 
 
+@checked("reward log_policy log_ref", reward=check_finite)
 def kl_shaped_reward(reward: Tensor, log_policy: Tensor, log_ref: Tensor, beta: float) -> Tensor:
     """The reward that PPO is run on, r - beta (log pi - log pi_ref) (section 3, unnumbered).
 
@@ -63,8 +61,6 @@ def kl_shaped_reward(reward: Tensor, log_policy: Tensor, log_ref: Tensor, beta: 
     responses alike; all three tensors have one shape. It is +inf where pi is 0, as the
     logarithm says; such a response is never drawn and must not enter a mean over a table.
     """
-    check_same_shape(reward=reward, log_policy=log_policy, log_ref=log_ref)
-    check_finite("reward", reward)
     return reward - implicit_reward(log_policy, log_ref, beta)
 
 
@@ -103,6 +99,12 @@ def optimal_log_policy(reward: Tensor, log_ref: Tensor, beta: float) -> Tensor:
     return weights - weights.logsumexp(-1, keepdim=True)
 
 
+@checked(
+    "policy_logps ref_logps",
+    beta=check_beta,
+    policy_logps=check_not_nan,
+    ref_logps=check_not_nan,
+)
 def implicit_reward(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> Tensor:
     """The part of equation (5) that depends on the response: beta log(pi / pi_ref).
 
@@ -114,13 +116,8 @@ def implicit_reward(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> Ten
         the same shape, reward units; -inf where the policy is 0, also where both are 0 (a
         response that never occurs has no reward, and -inf keeps it from occurring).
     """
-    check_beta(beta)
-    check_same_shape(policy_logps=policy_logps, ref_logps=ref_logps)
-    check_not_nan("policy_logps", policy_logps)
-    check_not_nan("ref_logps", ref_logps)
     impossible = policy_logps.isneginf()
-    ratio = policy_logps - ref_logps.masked_fill(impossible, 0.0)
-    return beta * ratio
+    return beta * (policy_logps - ref_logps.masked_fill(impossible, 0.0))
 
 
 def reward_from_policy(
@@ -178,6 +175,7 @@ def policy_ranking_logp(
     return plackett_luce_logp(implicit_reward(policy_logps, ref_logps, beta), ranking)
 
 
+@checked("reward other", reward=check_finite, other=check_finite)
 def are_equivalent(reward: Tensor, other: Tensor, tolerance: float = 1e-9) -> Tensor:
     """Whether two rewards differ by a function of the prompt alone, Definition 1.
 
@@ -188,9 +186,6 @@ def are_equivalent(reward: Tensor, other: Tensor, tolerance: float = 1e-9) -> Te
     Returns:
         bool, shape (..., prompts). Rewards are equivalent if all prompts say so.
     """
-    check_same_shape(reward=reward, other=other)
-    check_finite("reward", reward)
-    check_finite("other", other)
     difference = reward - other
     return difference.amax(-1) - difference.amin(-1) <= tolerance
 
@@ -227,15 +222,13 @@ def soft_advantage(reward: Tensor, log_policy: Tensor, log_ref: Tensor, beta: fl
     return kl_shaped_reward(project(reward, log_ref, beta), log_policy, log_ref, beta)
 
 
+@checked("reward log_ref", beta=check_beta, log_ref=check_log_policy)
 def _log_weights(reward: Tensor, log_ref: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     """log pi_ref + (r - top) / beta and top, the largest reward on the support.
 
     Subtracting the maximum *before* dividing matters: at beta = 1e-12 the quotient r / beta
     would swallow log pi_ref in rounding.
     """
-    check_beta(beta)
-    check_same_shape(reward=reward, log_ref=log_ref)
-    check_log_policy("log_ref", log_ref)
     impossible = log_ref.isneginf()
     check_finite("reward", reward.masked_fill(impossible, 0.0))  # (5) gives -inf there
     top = reward.masked_fill(impossible, -torch.inf).amax(-1, keepdim=True)

@@ -113,7 +113,7 @@ def logps_and_entropies(
     """Log-probability of each generated token and entropy of its whole distribution, in nats.
 
     The logits of all tokens are in memory at once. Where no entropy is needed
-    `logprobs.token_logps` is the thrifty way to the same log-probabilities.
+    `scoring.token_logps` is the thrifty way to the same log-probabilities.
 
     Returns:
         two lists of tensors, one for each sequence, shape (its completion's length,).

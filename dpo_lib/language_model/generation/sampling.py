@@ -46,7 +46,7 @@ def generate(
         max_new_tokens: at least 1.
         temperature: divides the logits; 0 takes the most likely token (the first, of equals) and
             leaves the generator alone. For log-probabilities of what was drawn, give the same
-            temperature to `logprobs.token_logps`.
+            temperature to `scoring.token_logps`.
         generator: where the uniform numbers come from; on the CPU they are the same everywhere.
         eos: a completion ends with it, included. None: all have max_new_tokens tokens.
 

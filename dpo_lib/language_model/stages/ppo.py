@@ -55,7 +55,7 @@ from dpo_lib.losses import ppo_clip_loss
 
 
 class PPO(Stage):
-    """The stage for `trainer.train`.
+    """The stage for `training.train`.
 
     Args:
         settings: what to do.
@@ -259,7 +259,7 @@ class PPO(Stage):
         return self.rollouts.last_tokens() == self.tokenizer.eos_token_id
 
     def state(self) -> dict:
-        """The adapted coefficient; the completions are tensors, in the module `rollouts`."""
+        """The adapted coefficient; the completions are tensors, in `self.rollouts`."""
         return {"beta": self.beta}
 
     def load_state(self, state: dict) -> None:

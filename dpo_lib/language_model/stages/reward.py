@@ -25,7 +25,7 @@ from dpo_lib.losses import reward_loss
 
 
 class Reward(Stage):
-    """The stage for `trainer.train`.
+    """The stage for `training.train`.
 
     Args:
         settings: what to do.

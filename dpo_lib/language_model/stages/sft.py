@@ -24,7 +24,7 @@ from dpo_lib.language_model.training.stage import Stage
 
 
 class SFT(Stage):
-    """The stage for `trainer.train`.
+    """The stage for `training.train`.
 
     Args:
         settings: what to do.
