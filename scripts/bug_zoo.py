@@ -1,7 +1,7 @@
 """The bug zoo on fresh seeds: `python scripts/bug_zoo.py [SEED ...]`.
 
-Trains every bug of `dpo_lib.language_model.bugs` and 20 healthy runs of different beta, size and
-loss for each seed, asks the doctor, and prints whom it names first. The result is written to
+Trains every bug of `dpo_lib.language_model.zoo.bugs` and 20 healthy runs of different beta, size
+and loss for each seed, asks the doctor, and prints whom it names first. The result is written to
 dpo_lib/results/bug_zoo.json, which chapter 19 reads. The rules were written on seeds 0 and 1;
 the seeds here were first used when the rules were finished.
 """
