@@ -5,6 +5,10 @@ value for each pair. They are made of the implicit rewards (5) of the two answer
 margin z, whose sigmoid is the preference (6). Formulas are those of TRL 1.16's `DPOTrainer`;
 where this one differs, the docstring says so.
 
+One file, and a long one: thirteen losses are compared line by line, and a third of the lines are
+their signatures, which are all that of `dpo_loss` so that each can be called in its place. What
+the arguments are, with shapes and units, is said once, at `implicit_rewards`.
+
 Left out: `aot` and `aot_unpaired` sort a whole batch, so that no pair has a loss of its own and
 an update depends on how its batch is split; `sft` has no rejected answer; `sigmoid_norm` is
 `dpo_loss` at log-probabilities divided by their completion's length; `simpo`, `orpo` and `kto`

@@ -1,8 +1,10 @@
 import inspect
 import math
+import re
 
 import pytest
 import torch
+from conftest import ROOT, TOC
 from torch.nn.functional import logsigmoid
 
 from dpo_lib.page import exercises
@@ -340,6 +342,20 @@ def test_whatever_an_attempt_returns_becomes_a_verdict(check, value):
 @every_check
 def test_a_check_says_which_chapter_asks_for_it(check):
     assert inspect.getdoc(check).startswith("Chapter ")
+
+
+def test_a_check_stands_in_the_file_of_its_part_of_the_book_and_is_offered_by_the_room():
+    parts = [re.findall(r"book/(\d\d)_", str(part["chapters"])) for part in TOC["parts"]]
+    files = {f"chapters_{part[0]}_to_{part[-1]}": part for part in parts if part}
+    room = ROOT / "dpo_lib/page/exercises"
+    assert {path.stem for path in room.glob("chapters_*.py")} == set(files)
+    written = {}
+    for name, chapters in files.items():
+        text = (room / f"{name}.py").read_text()
+        found = re.findall(r'^def (check_\w+).*\n    """Chapter (\d+):', text, re.MULTILINE)
+        assert {f"{int(chapter):02d}" for _, chapter in found} <= set(chapters)
+        written |= dict(found)
+    assert set(written) == set(CHECKS)
 
 
 def test_a_wrong_shape_is_said_to_be_one():

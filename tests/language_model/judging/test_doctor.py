@@ -3,6 +3,8 @@
 import json
 import math
 import random
+import re
+from pathlib import Path
 
 import pytest
 
@@ -344,6 +346,17 @@ def test_every_rule_has_a_test_that_it_fires(request):
     assert [
         r.__name__ for r in doctor.RULES if f'"{r.__name__.replace("_", " ")}"' not in text
     ] == []
+
+
+def test_every_rule_that_is_written_has_its_place_in_the_order():
+    room = Path(doctor.__file__).parent
+    files = {path.stem for path in room.glob("*.py")} - {"__init__", "evidence", "diagnosis"}
+    texts = {name: (room / f"{name}.py").read_text() for name in files}
+    written = [
+        (name, rule) for name in files for rule in re.findall(r"^def ([a-z]\w+)", texts[name], re.M)
+    ]
+    listed = [(rule.__module__.rpartition(".")[2], rule.__name__) for rule in doctor.RULES]
+    assert sorted(listed) == sorted(written)
 
 
 def test_our_log_and_trl_logs_read_the_same(tmp_path):

@@ -3,11 +3,14 @@
 import json
 import math
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from dpo_lib.results import frontier
+from dpo_lib import results
+from dpo_lib.results import frontier, judging
 
 SMALL = "--seeds 1 --betas 0.1 --beta 0.1 --temperatures 1 --pairs 8 --batch-size 4 --sft-steps 2 "
 SMALL += "--reward-steps 2 --steps 2 --ppo-steps 4 --prompts 3 --test-pairs 8 --best-of 2 "
@@ -33,7 +36,7 @@ def out(tmp_path_factory):
 
 
 def test_one_command_trains_and_judges_every_method(out):
-    result = frontier.read(out / "frontier.json")
+    result = results.read(out / "frontier.json")
     (part,) = result["seeds"]
     assert list(part["stages"]) == ["SFT", "reward", *METHODS]
     assert [row["name"] for row in part["policies"]] == ["SFT", *METHODS]
@@ -65,7 +68,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(out, tmp_path, monk
     )
     assert run(tmp_path) == 0
     assert done[before:] == ["ppo", "ppo"]  # nothing that was finished is trained again
-    parts = [frontier.read(path / "frontier.json")["seeds"][0] for path in (out, tmp_path)]
+    parts = [results.read(path / "frontier.json")["seeds"][0] for path in (out, tmp_path)]
     assert outcome(parts[0]) == outcome(parts[1])
 
 
@@ -84,6 +87,20 @@ def test_a_wrong_flag_is_one_line(capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+IMPORTED = """
+import sys
+from dpo_lib.results.frontier import main
+code = main(sys.argv[1:])
+print(code, {"torch", "transformers", "datasets", "matplotlib", "numpy"} & set(sys.modules))
+"""
+
+
+@pytest.mark.parametrize(("line", "code"), [("--help", 0), ("", 2), ("--out x --lr fast", 2)])
+def test_help_and_refusals_import_neither_torch_nor_transformers(line, code):
+    command = [sys.executable, "-c", IMPORTED, *line.split()]
+    assert subprocess.check_output(command, text=True).endswith(f"{code} set()\n")
+
+
 @pytest.mark.parametrize("damage", ["digit", "half", "empty", "no hash"])
 def test_a_damaged_result_is_refused_in_one_line(out, tmp_path, damage):
     text, path = (out / "frontier.json").read_text(), tmp_path / "result.json"
@@ -95,21 +112,21 @@ def test_a_damaged_result_is_refused_in_one_line(out, tmp_path, damage):
     }[damage]
     assert changed != text
     path.write_text(changed)
-    with pytest.raises(frontier.ResultError, match=r"^.*result\.json: [^\n]*$"):
-        frontier.read(path)
+    with pytest.raises(results.ResultError, match=r"^.*result\.json: [^\n]*$"):
+        results.read(path)
     path.write_text(text)
-    assert frontier.read(path)["seeds"]
+    assert results.read(path)["seeds"]
 
 
 def test_the_stored_result_is_whole_and_says_how_it_was_made():
-    result = frontier.read()
+    result = results.read()
     about, plan = result["about"], result["about"]["plan"]
     assert about["command"] == "python -m dpo_lib.results.frontier --out OUT"
     assert re.fullmatch(r"[0-9a-f]{40}", about["commit"])
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", about["date"])
     assert {"cpu", "gpu", "torch", "python", "threads"} <= set(about["machine"])
     assert {key: plan[key] for key in ("model", "betas", "steps")} == {
-        key: getattr(frontier.Plan(out=""), key) for key in ("model", "betas", "steps")
+        key: getattr(results.Plan(out=""), key) for key in ("model", "betas", "steps")
     }
     for part in result["seeds"]:
         rows = {(row["name"], row["temperature"]) for row in part["policies"]}
@@ -141,14 +158,14 @@ def test_best_of_n_is_chosen_by_the_learned_reward_and_paid_in_the_true_one():
     rewards = torch.tensor([[1.0, 5.0, 3.0], [2.0, 0.0, 4.0]]).double()
     learned = torch.tensor([[9.0, 1.0, 2.0], [0.0, 7.0, 1.0]]).double()  # takes 1.0 and 0.0
     chosen = torch.tensor([[1.0], [1.0]]).double()
-    row = frontier.best_row(3, 1.0, rewards, learned, chosen)
+    row = judging.best_row(3, 1.0, rewards, learned, chosen)
     assert row["reward"]["mean"] == 0.5 and row["learned"]["mean"] == 8.0
     assert row["reward_by_true"]["mean"] == 4.5
     assert row["beats_chosen"]["mean"] == 0.25  # a tie and a loss
-    assert frontier.best_row(1, 1.0, rewards, learned, chosen)["reward"]["mean"] == 2.5
+    assert judging.best_row(1, 1.0, rewards, learned, chosen)["reward"]["mean"] == 2.5
 
 
 def test_a_share_of_pairs_has_the_z_of_a_coin():
-    found = frontier.proportion(torch.tensor([1.0] * 300 + [0.0] * 200))
+    found = judging.proportion(torch.tensor([1.0] * 300 + [0.0] * 200))
     assert found["mean"] == 0.6
     assert abs(found["z"] - 0.1 / math.sqrt(0.25 / 500)) < 1e-12  # by hand: 4.47
