@@ -44,9 +44,7 @@ def fingerprint(*parts: bytes) -> str:
 def prepare(root: Path) -> None:
     """Set the environment that kernels inherit."""
     os.environ["PYTHONPATH"] = str(root)
-    os.environ["DPO_BOOK_BUILD"] = (
-        "1"  # sliders then need no kernel
-    )
+    os.environ["DPO_BOOK_BUILD"] = "1"  # sliders then need no kernel
     os.environ["OMP_NUM_THREADS"] = "1"  # the tables are tiny: threads would wait for each other
 
 

@@ -6,6 +6,6 @@ __all__, __getattr__, __dir__ = exports(
     __name__,
     {
         "sampling": ["generate"],
-        "rollouts": ["Rollouts", "ValueModel"],
+        "rollouts": ["Rollouts"],
     },
 )

@@ -7,6 +7,8 @@ The policy that is drawn from, scored and trained is one and the same: the model
 `temperature`, without dropout. The reference is taken at the same temperature, as TRL does, so
 that the KL starts at 0. The value function has a body of its own, copied from the reward model as
 InstructGPT does, or from the policy if the true reward is used; its head starts at zero.
+
+One file: an iteration is understood as a whole, from the draw to the last clipped step.
 """
 
 import math
@@ -24,11 +26,6 @@ from dpo_lib.language_model.data.reading import Report, read_prompts
 from dpo_lib.language_model.data.tokens import Sequences, tokenize_prompts
 from dpo_lib.language_model.generation.rollouts import (
     Rollouts,
-    ValueModel,
-    clip_fraction,
-    clipped_value_loss,
-    controlled_beta,
-    logps_and_entropies,
     pad,
     token_advantages,
     token_rewards,
@@ -48,6 +45,13 @@ from dpo_lib.language_model.stages.loading import (
     layout,
     load_first,
     load_reference,
+)
+from dpo_lib.language_model.stages.ppo_terms import (
+    ValueModel,
+    clip_fraction,
+    clipped_value_loss,
+    controlled_beta,
+    logps_and_entropies,
 )
 from dpo_lib.language_model.training.processes import processes
 from dpo_lib.language_model.training.stage import Stage

@@ -7,11 +7,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from dpo_lib.language_model.generation.rollouts import (
     Rollouts,
-    ValueModel,
-    clip_fraction,
-    clipped_value_loss,
-    controlled_beta,
-    logps_and_entropies,
     pad,
     token_advantages,
     token_mask,
@@ -19,6 +14,13 @@ from dpo_lib.language_model.generation.rollouts import (
     whiten,
 )
 from dpo_lib.language_model.scoring.logprobs import plain_logps, token_logps
+from dpo_lib.language_model.stages.ppo_terms import (
+    ValueModel,
+    clip_fraction,
+    clipped_value_loss,
+    controlled_beta,
+    logps_and_entropies,
+)
 from dpo_lib.losses import ppo_clip_loss
 
 LENGTHS = torch.tensor([5, 1, 3, 6, 2])

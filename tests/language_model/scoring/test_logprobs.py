@@ -12,7 +12,6 @@ import torch.nn.functional as F
 import transformers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from dpo_lib.language_model.generation.rollouts import ValueModel
 from dpo_lib.language_model.models.reward_model import RewardModel
 from dpo_lib.language_model.scoring import layouts, logprobs, output_layer, stream
 from dpo_lib.language_model.scoring.layouts import padded_hidden
@@ -25,6 +24,7 @@ from dpo_lib.language_model.scoring.logprobs import (
 )
 from dpo_lib.language_model.scoring.output_layer import target_logps
 from dpo_lib.language_model.scoring.stream import STREAM, make_stream, stream_hidden
+from dpo_lib.language_model.stages.ppo_terms import ValueModel
 
 torch.set_num_threads(1)
 VOCABULARY = 61

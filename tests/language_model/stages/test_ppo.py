@@ -10,7 +10,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from dpo_lib.language_model.generation.rollouts import ValueModel
 from dpo_lib.language_model.models.hashes import state_hash
 from dpo_lib.language_model.models.policies import frozen_copy, load_policy
 from dpo_lib.language_model.models.reward_model import RewardModel
@@ -18,6 +17,7 @@ from dpo_lib.language_model.scoring import layouts
 from dpo_lib.language_model.scoring.logprobs import plain_logps
 from dpo_lib.language_model.settings import PPOSettings, TrainingError
 from dpo_lib.language_model.stages.ppo import PPO
+from dpo_lib.language_model.stages.ppo_terms import ValueModel
 from dpo_lib.language_model.training import checkpoint
 from dpo_lib.language_model.training.loop import train
 from dpo_lib.language_model.worlds import reviews, write_world
