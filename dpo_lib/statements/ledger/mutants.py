@@ -2,7 +2,7 @@
 
 Each is a bug that someone has written or could write; its docstring says which, with the number
 of the misreading (S1 and so on) or of the bug of public code (D1 and so on) where it has one.
-`ledger.mutated` puts a mutant in the place of the function whose arguments it takes.
+`checking.mutated` puts a mutant in the place of the function whose arguments it takes.
 """
 
 import torch
