@@ -9,21 +9,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dpo_lib._checks import (
-    check_beta,
-    check_same_shape,
-)
-from dpo_lib.losses import (
-    plackett_luce_dpo_loss,
-    table_loss,
-)
+from dpo_lib._checks import check_beta, check_same_shape
+from dpo_lib.losses import plackett_luce_dpo_loss, table_loss
 from dpo_lib.objective import implicit_reward
 from dpo_lib.policies import TabularPolicy
-from dpo_lib.preferences import (
-    check_connected,
-    check_ranking,
-    check_win_table,
-)
+from dpo_lib.preferences import check_connected, check_ranking, check_win_table
 
 
 def fit_reward(wins: Tensor, max_steps: int = 100) -> Tensor:

@@ -31,12 +31,9 @@ def reward_loss(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
 
 
 def dpo_loss(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float,
-) -> Tensor:
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float,
+) -> Tensor:  # fmt: skip
     """The DPO loss of each pair, equation (7): equation (2) at the implicit rewards of (5).
 
     Args:
@@ -55,12 +52,9 @@ def dpo_loss(
 
 
 def dpo_weight(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float,
-) -> Tensor:
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float,
+) -> Tensor:  # fmt: skip
     """How strongly a pair pulls in the gradient of (7): sigma(r_hat_l - r_hat_w) (section 4).
 
     The gradient is -beta times this weight times (grad log pi(y_w) - grad log pi(y_l)). The

@@ -139,12 +139,9 @@ def reward_from_policy(
 
 
 def policy_preference(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float,
-) -> Tensor:
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float,
+) -> Tensor:  # fmt: skip
     """The preference that a policy implies, equation (6): equation (1) at implicit rewards.
 
     log Z(x) is the same for both responses and cancels, so it is not needed.

@@ -5,12 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dpo_lib._checks import (
-    check_beta,
-    check_finite,
-    check_log_policy,
-    check_same_shape,
-)
+from dpo_lib._checks import check_beta, check_finite, check_log_policy, check_same_shape
 from dpo_lib.losses import (
     adapted_coefficient,
     entropy,

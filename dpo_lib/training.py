@@ -10,19 +10,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from dpo_lib._checks import (
-    check_beta,
-    check_positive,
-    check_same_shape,
-)
-from dpo_lib.losses import (
-    dpo_loss,
-)
+from dpo_lib._checks import check_beta, check_positive, check_same_shape
+from dpo_lib.losses import dpo_loss
 from dpo_lib.policies import TabularPolicy
-from dpo_lib.preferences import (
-    Preferences,
-    check_preferences,
-)
+from dpo_lib.preferences import Preferences, check_preferences
 
 
 @dataclass

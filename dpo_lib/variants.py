@@ -31,12 +31,9 @@ from dpo_lib.objective import implicit_reward, kl_divergence
 
 
 def implicit_rewards(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float,
-) -> tuple[Tensor, Tensor]:
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The implicit rewards (5) of the chosen and of the rejected answer.
 
     Args:
@@ -59,12 +56,9 @@ def implicit_rewards(
 
 
 def hinge_loss(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float,
-) -> Tensor:
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float,
+) -> Tensor:  # fmt: skip
     """`hinge`: max(0, 1 - z). A pair teaches nothing once its margin is 1.
 
     Source: SLiC-HF, Zhao et al. 2023 (arXiv 2305.10425), on the log-ratios of RSO, Liu et al.
@@ -77,12 +71,9 @@ def hinge_loss(
 
 
 def ipo_loss(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float,
-) -> Tensor:
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float,
+) -> Tensor:  # fmt: skip
     """`ipo`: (h - 1 / (2 beta))^2, h the margin of the log-ratios. Least at h = 1 / (2 beta).
 
     beta is the paper's tau; the margin that is aimed at is finite, so labels that never
@@ -102,13 +93,9 @@ def ipo_loss(
 
 
 def cdpo_loss(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float,
-    label_smoothing: float,
-) -> Tensor:
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float, label_smoothing: float,
+) -> Tensor:  # fmt: skip
     """`cdpo`: (7) if a share of the labels is wrong, (1 - eps) L(z) + eps L(-z).
 
     Least where sigma(z) = 1 - eps: a preference as sure as the labels, and no surer. The
@@ -128,13 +115,9 @@ def cdpo_loss(
 
 
 def robust_loss(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float,
-    label_smoothing: float,
-) -> Tensor:
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float, label_smoothing: float,
+) -> Tensor:  # fmt: skip
     """`robust`: ((1 - eps) L(z) - eps L(-z)) / (1 - 2 eps), the unbiased (7).
 
     If each label is flipped with probability eps, its mean is L(z) at the true label. The price
@@ -153,13 +136,9 @@ def robust_loss(
 
 
 def exo_pair_loss(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float,
-    label_smoothing: float,
-) -> Tensor:
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float, label_smoothing: float,
+) -> Tensor:  # fmt: skip
     """`exo_pair`: KL of the policy's preference, sigma(z), to a label that is 1 - eps sure.
 
     The reverse of the divergence that `cdpo_loss` minimises; least at the same margin, where
@@ -181,12 +160,9 @@ def exo_pair_loss(
 
 
 def nca_pair_loss(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float,
-) -> Tensor:
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float,
+) -> Tensor:  # fmt: skip
     """`nca_pair`: each answer against a reward of 0; the chosen one's is wanted at log 2.
 
     It holds the chosen answer's likelihood up, where (7) may lower both.
@@ -202,12 +178,9 @@ def nca_pair_loss(
 
 
 def bco_pair_loss(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float,
-) -> Tensor:
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float,
+) -> Tensor:  # fmt: skip
     """`bco_pair`: a classifier of single answers, chosen above reward 0 and rejected below.
 
     As in TRL 1.16, without the paper's running mean of the rewards in the place of 0.
@@ -222,12 +195,9 @@ def bco_pair_loss(
 
 
 def sppo_hard_loss(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float,
-) -> Tensor:
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float,
+) -> Tensor:  # fmt: skip
     """`sppo_hard`: log-ratios of 1 / (2 beta) for the chosen answer, minus that for the other.
 
     The squares of both distances, added. The paper's win probability is 1 or 0 here.
@@ -242,12 +212,9 @@ def sppo_hard_loss(
 
 
 def apo_zero_loss(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float,
-) -> Tensor:
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float,
+) -> Tensor:  # fmt: skip
     """`apo_zero`: raise the chosen answer, lower the rejected; for answers better than pi_ref's.
 
     Source: APO, D'Oosterlinck et al. 2024 (arXiv 2408.06266), equation (7).
@@ -259,12 +226,9 @@ def apo_zero_loss(
 
 
 def apo_down_loss(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float,
-) -> Tensor:
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float,
+) -> Tensor:  # fmt: skip
     """`apo_down`: lower both answers, the rejected more; for answers worse than pi_ref's.
 
     Source: APO, D'Oosterlinck et al. 2024 (arXiv 2408.06266), equation (8).
@@ -276,13 +240,9 @@ def apo_down_loss(
 
 
 def discopop_loss(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float,
-    tau: float = 0.05,
-) -> Tensor:
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float, tau: float = 0.05,
+) -> Tensor:  # fmt: skip
     """`discopop`: from the logistic loss (7) at negative margins to exp(-z) at positive ones.
 
     sigma(-z / tau) L(z) + sigma(z / tau) exp(-z), found by a language model's search. It rises
@@ -305,12 +265,9 @@ def discopop_loss(
 
 
 def unlikelihood_pair_loss(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    alpha: float,
-) -> Tensor:
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, alpha: float,
+) -> Tensor:  # fmt: skip
     """`unlikelihood`: the paper's baseline, `dpo_lib.losses.unlikelihood_loss`, per pair.
 
     The reference plays no part. It has no lower bound: the rejected answer's log-probability
@@ -385,12 +342,9 @@ def choose_loss(
 
 
 def _loss_and_flipped(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float,
-) -> tuple[Tensor, Tensor]:
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """L(z) and L(-z): what (7) costs if the label is right, and if it is flipped."""
     chosen, rejected = implicit_rewards(
         policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps, beta

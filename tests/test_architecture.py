@@ -82,3 +82,23 @@ def test_tests_stand_in_the_rooms_of_what_they_test():
     rooms = {m.rpartition(".")[0].replace(".", "/") for m in ORDER}
     assert {str(p.parent.relative_to(ROOT / "tests")).removeprefix(".") for p in
             (ROOT / "tests").rglob("test_*.py")} <= rooms  # fmt: skip
+
+
+def test_no_six_lines_stand_twice_outside_the_tests():
+    seen: dict[tuple[str, ...], str] = {}
+    twice = []
+    for folder in ("_ext", "benchmarks", "dpo_lib", "scripts"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            lines = [line.strip() for line in path.read_text().splitlines()]
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    lines[node.lineno - 1 : node.end_lineno] = [""] * (
+                        node.end_lineno - node.lineno + 1
+                    )
+            kept = [(n, line) for n, line in enumerate(lines, 1) if line not in ("", ")", '"""')]
+            for start in range(len(kept) - 5):
+                block = tuple(line for _, line in kept[start : start + 6])
+                place = f"{path.relative_to(ROOT)}:{kept[start][0]}"
+                if place != seen.setdefault(block, place):
+                    twice.append(f"{place} and {seen[block]}")
+    assert twice == []

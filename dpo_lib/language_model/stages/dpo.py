@@ -123,12 +123,9 @@ class DPO(Stage):
 
 
 def reward_metrics(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float,
-) -> dict[str, Tensor]:
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float,
+) -> dict[str, Tensor]:  # fmt: skip
     """What the log says of each pair, under TRL's names: implicit rewards (5) and their order.
 
     A tie is half right: at the first step, where policy and reference agree, the accuracy is

@@ -5,12 +5,7 @@ from collections.abc import Callable
 import torch
 
 from dpo_lib.losses import dpo_loss
-from dpo_lib.objective import (
-    implicit_reward,
-    log_partition,
-    optimal_log_policy,
-    reward_from_policy,
-)
+from dpo_lib.objective import implicit_reward, log_partition, optimal_log_policy, reward_from_policy
 from dpo_lib.page.exercises.verdicts import Verdict, compare, world_inputs
 
 
