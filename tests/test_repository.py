@@ -1,5 +1,6 @@
 """What must hold for the files themselves, before anything runs."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -133,6 +134,41 @@ def test_every_public_module_is_in_the_reference():
     }
     names = [name for name in [*ORDER, *rooms] if not re.search(r"(^|\.)_", name)]
     assert sorted(listed) == sorted(n for n in names if not n.startswith("results"))
+
+
+def written_down():
+    """Everything that people read: pages, documents, docstrings and comments."""
+    for folder in (".", "docs", "book", "_ext", "benchmarks", "scripts", "dpo_lib"):
+        for path in (ROOT / folder).glob("*" if folder in (".", "docs", "book") else "**/*.py"):
+            if path.suffix in (".md", ".ipynb", ".py") and path.name != "CHANGELOG.md":
+                yield path, path.read_text()
+
+
+def test_modules_and_names_that_are_mentioned_exist():
+    lost = []
+    for path, text in written_down():
+        for name in set(re.findall(r"(?<![\w./])dpo_lib(?:\.[A-Za-z_]\w*)+(?![\w/])", text)):
+            module, *parts = name.split(".")
+            found = importlib.import_module(module)
+            for part in parts:
+                module = f"{module}.{part}"
+                if not hasattr(found, part) and importlib.util.find_spec(module) is None:
+                    lost.append(f"{path.name}: {name}")
+                    break
+                found = getattr(found, part, None) or importlib.import_module(module)
+    assert lost == []
+
+
+def test_files_that_are_mentioned_exist():
+    folders = "dpo_lib|tests|scripts|docs|book|benchmarks|_ext"
+    named = rf"(?<![\w/])(?:{folders})/[\w/]+\.(?:py|md|ipynb|json)"
+    missing = [
+        f"{path.name}: {file}"
+        for path, text in written_down()
+        for file in set(re.findall(named, text))
+        if not (ROOT / file).exists()
+    ]
+    assert missing == []
 
 
 def test_shipped_code_runs_no_code_from_files():

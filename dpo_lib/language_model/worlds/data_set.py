@@ -153,7 +153,7 @@ def write_world(
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         world = {
             "settings": settings,
-            "reward": "dpo_lib.language_model.reviews.reward",
+            "reward": "dpo_lib.language_model.worlds.reward",
             "files": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
         }
         (folder / "world.json").write_text(json.dumps(world, indent=2) + "\n", encoding="utf-8")
