@@ -171,6 +171,13 @@ def test_files_that_are_mentioned_exist():
     assert missing == []
 
 
+def test_tests_that_are_mentioned_exist():
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for path, text in written_down():
+        for name in re.findall(r"\btest_\w+(?=`)", text):
+            assert f"def {name}(" in tests, f"{path.name}: {name}"
+
+
 def test_shipped_code_runs_no_code_from_files():
     forbidden = r"\bpickle\b|torch\.load|(?<![\w.])(?:eval|exec)\(|trust_remote_code|yaml\.load\("
     for folder in ("_ext", "benchmarks", "dpo_lib", "scripts"):

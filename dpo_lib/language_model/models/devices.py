@@ -29,6 +29,11 @@ def pick_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
     return DTYPES[name]
 
 
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """The type to sum log-probabilities and rewards in, whatever a model computes in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def precision(settings: Settings, device: torch.device):
     """The context to score in: autocast where settings.dtype asks for 16 bit, else nothing.
 

@@ -11,6 +11,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from dpo_lib.language_model.models.devices import at_least_float32
 from dpo_lib.language_model.models.hub import (
     ModelError,
     config_to_save,
@@ -62,7 +63,7 @@ class RewardModel(nn.Module):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.body = model.base_model
-        dtype = torch.promote_types(model.dtype, torch.float32)
+        dtype = at_least_float32(model.dtype)
         self.head = ValueHead(hidden_size(model), bias=False, dtype=dtype)
         self.register_buffer("shift", torch.zeros((), dtype=dtype))
         self.to(model.device)
@@ -138,7 +139,7 @@ class RewardModel(nn.Module):
     def load(cls, name: str | Path, dtype: torch.dtype = torch.float32) -> "RewardModel":
         """Load what `save` wrote, or a hub classifier with one label and no bias; dropout off."""
         # float32 first: the head has it even if the body has not
-        wide = torch.promote_types(dtype, torch.float32)
+        wide = at_least_float32(dtype)
         model = read_model(name, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, CLASSIFIER, wide)
         head = getattr(model, "score", None)
         if not isinstance(head, nn.Linear) or head.out_features != 1 or head.bias is not None:

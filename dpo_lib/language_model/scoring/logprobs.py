@@ -3,32 +3,27 @@
 `plain_logps` is the definition, one sequence at a time. The other functions give the same numbers
 and gradients from one forward pass in which only the positions that predict a completion token
 reach the vocabulary, a chunk of them at a time: an array of positions times vocabulary never
-exists, neither forward nor backward.
+exists, neither forward nor backward. That they are equal, values and gradients, is what
+`test_a6_equals_the_plain_loop_and_its_gradients_on_ragged_rows` holds for every kind of model.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from dpo_lib._checks import check_positive
-from dpo_lib.language_model.data.tokens import Sequences
+from dpo_lib.language_model.data.tokens import Pair, Sequences
+from dpo_lib.language_model.models.devices import at_least_float32
 from dpo_lib.language_model.scoring.layouts import completion_hidden
-from dpo_lib.language_model.scoring.sequences import check_sequences
-
-if TYPE_CHECKING:
-    from dpo_lib.language_model.data.tokens import Pair
 from dpo_lib.language_model.scoring.output_layer import (
-    _wide,
     linear_head,
     positions_per_chunk,
     target_logps,
 )
+from dpo_lib.language_model.scoring.sequences import check_sequences
 
 
 def plain_logps(
@@ -50,7 +45,7 @@ def plain_logps(
         ids = torch.tensor([prompt + completion], device=model.device)
         output = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
         logits = output.logits[0, len(prompt) - 1 : -1]
-        logits = logits.to(_wide(logits.dtype)) / temperature
+        logits = logits.to(at_least_float32(logits.dtype)) / temperature
         targets = ids[0, len(prompt) :, None]
         logps.append(logits.log_softmax(-1).gather(-1, targets)[:, 0])
     return logps

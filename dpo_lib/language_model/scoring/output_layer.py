@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from dpo_lib.language_model.models.devices import at_least_float32
 from dpo_lib.language_model.scoring.sequences import scoring
 
 
@@ -43,7 +44,7 @@ class _TargetLogps(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, temperature):
         ctx.temperature, ctx.factor_dtype = temperature, _factor_dtype(hidden, weight)
-        log_z = hidden.new_empty(len(targets), dtype=_wide(ctx.factor_dtype))
+        log_z = hidden.new_empty(len(targets), dtype=at_least_float32(ctx.factor_dtype))
         logps, total = torch.empty_like(log_z), torch.empty_like(log_z)
         for rows, logits in _logits(hidden, weight, bias, temperature, ctx.factor_dtype):
             logps[rows] = logits.gather(-1, targets[rows, None])[:, 0]
@@ -100,7 +101,7 @@ def _logits(
     factor = weight.to(dtype).T
     # On a CPU a product is a third faster into rows that begin at multiples of 64 numbers.
     stride = -(-len(weight) // 64) * 64
-    buffer = hidden.new_empty(size, stride, dtype=_wide(dtype))[:, : len(weight)]
+    buffer = hidden.new_empty(size, stride, dtype=at_least_float32(dtype))[:, : len(weight)]
     for start in range(0, len(hidden), size):
         rows = slice(start, min(start + size, len(hidden)))
         logits = _product(hidden[rows].to(dtype), factor, out=buffer[: rows.stop - start])
@@ -121,10 +122,6 @@ def positions_per_chunk(weight: Tensor) -> int:
     return max(2 * width, floats // vocabulary)
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
 def _factor_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
     """The type in which hidden states and weights are multiplied.
 
@@ -134,7 +131,7 @@ def _factor_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
     dtype = torch.promote_types(hidden.dtype, weight.dtype)
     if weight.is_cuda and torch.is_autocast_enabled("cuda"):
         dtype = torch.get_autocast_dtype("cuda")
-    return dtype if weight.is_cuda and dtype == torch.bfloat16 else _wide(dtype)
+    return dtype if weight.is_cuda and dtype == torch.bfloat16 else at_least_float32(dtype)
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:

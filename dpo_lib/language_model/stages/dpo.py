@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dpo_lib.language_model.data.reading import Report
 from dpo_lib.language_model.data.tokens import Pair
-from dpo_lib.language_model.models.devices import precision
+from dpo_lib.language_model.models.devices import at_least_float32, precision
 from dpo_lib.language_model.models.policies import load_tokenizer, save_policy
 from dpo_lib.language_model.scoring.logprobs import pair_logps_in_parts, pair_sides
 from dpo_lib.language_model.settings import DPOSettings
@@ -63,7 +62,7 @@ class DPO(Stage):
         self.modules = {"policy": policy}
         self.items, self.tokens = len(pairs), sum(pair.tokens for pair in pairs)
         self.fingerprint = fingerprint(pairs, tokenizer, model=policy, reference=reference)
-        wide = torch.promote_types(policy.dtype, torch.float32)
+        wide = at_least_float32(policy.dtype)
         self.scores = ReferenceScores(self.settings, self.items, self.fingerprint, wide)
         self.scored = 0  # the step up to which the reference has scored all that is met
 

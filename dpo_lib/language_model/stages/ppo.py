@@ -32,7 +32,7 @@ from dpo_lib.language_model.generation.rollouts import (
     whiten,
 )
 from dpo_lib.language_model.generation.sampling import generate
-from dpo_lib.language_model.models.devices import precision
+from dpo_lib.language_model.models.devices import at_least_float32, precision
 from dpo_lib.language_model.models.hashes import state_hash
 from dpo_lib.language_model.models.judges import Score, load_judge, world_score
 from dpo_lib.language_model.models.policies import load_tokenizer, save_policy
@@ -93,7 +93,7 @@ class PPO(Stage):
         self.tokenizer, self.prompts, self.score = tokenizer, prompts, score
         self.beta, self.first = settings.beta, False
         self.items = settings.minibatches * settings.batch_size  # so an epoch is the trainer's
-        dtype = torch.promote_types(policy.dtype, torch.float32)
+        dtype = at_least_float32(policy.dtype)
         self.rollouts = Rollouts(self.items, settings.max_new_tokens, dtype).to(policy.device)
         self.modules = {"policy": policy, "value": value, "rollouts": self.rollouts}
         self.tokens = sum(map(len, prompts))  # those that are given

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from dpo_lib._checks import check_positive
 from dpo_lib.language_model.data.tokens import Sequences
+from dpo_lib.language_model.models.devices import at_least_float32
 from dpo_lib.language_model.models.reward_model import ValueHead, hidden_size
 from dpo_lib.language_model.scoring.layouts import completion_hidden
 from dpo_lib.language_model.scoring.output_layer import linear_head
@@ -24,7 +25,7 @@ class ValueModel(nn.Module):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.body = copy.deepcopy(model.base_model).requires_grad_(True)
-        dtype = torch.promote_types(model.dtype, torch.float32)
+        dtype = at_least_float32(model.dtype)
         self.head = ValueHead(hidden_size(model), dtype=dtype).to(model.device)
 
     def forward(self, sequences: Sequences) -> list[Tensor]:
@@ -47,7 +48,7 @@ def logps_and_entropies(
     lengths = [len(completion) for _, completion in sequences]
     tokens = [token for _, completion in sequences for token in completion]
     head, hidden = linear_head(model), completion_hidden(model, sequences)
-    wide = torch.promote_types(hidden.dtype, torch.float32)
+    wide = at_least_float32(hidden.dtype)
     with torch.autocast(hidden.device.type, enabled=False):  # it would round logits to 16 bits
         logits = hidden.to(wide) @ head.weight.to(wide).T  # (tokens, vocabulary)
     if getattr(head, "bias", None) is not None:
