@@ -147,7 +147,7 @@ class RunFolder:
         try:
             before = dict(json.loads((self.path / SETTINGS).read_text()))
             was = dict(before.pop("machine"))
-            _ = before.pop("command"), before.pop("about")
+            _ = before.pop("command"), before.pop("about", None)
         except (ValueError, KeyError, TypeError):
             raise RunError(f"{self.path / SETTINGS}: cannot be read") from None
         differences = _differences(before, fixed)
