@@ -1,6 +1,6 @@
 """Rows of a data file, each with its place: JSON Lines, plain or gzipped, or a hub data set.
 
-A file is read line by line and split at "\n" alone: U+2028, U+2029 and U+0085 may stand inside
+A file is read line by line and split at "\\n" alone: U+2028, U+2029 and U+0085 may stand inside
 a JSON string, and Python's `splitlines` would break a valid row there.
 """
 

@@ -1,7 +1,7 @@
 """From a row, in any shape in use, to prompt and answer as text.
 
 - Texts: {"prompt", "chosen", "rejected"} or {"prompt", "completion"}.
-- Whole transcripts without a prompt, "\n\nHuman: ...\n\nAssistant: ...": everything up to and
+- Whole transcripts without a prompt, "\\n\\nHuman: ...\\n\\nAssistant: ...": everything up to and
   including the LAST assistant tag is the prompt.
 - Conversations, lists of {"role", "content"} with roles system (first only), user, assistant:
   the last assistant message is the answer, everything before it the prompt. A list that starts
