@@ -1,6 +1,6 @@
 """PPO on a language model: draw, score, charge the KL, take a few clipped steps (chapter 4).
 
-One optimiser step of the trainer is one minibatch step here. An iteration is `minibatches` times
+One optimiser step of the loop is one minibatch step here. An iteration is `minibatches` times
 `epochs` of them; at its first the policy draws fresh completions, which then stay fixed.
 
 The policy that is drawn from, scored and trained is one and the same: the model's distribution at
@@ -92,7 +92,7 @@ class PPO(Stage):
         self.policy, self.reference, self.value = policy, reference, value
         self.tokenizer, self.prompts, self.score = tokenizer, prompts, score
         self.beta, self.first = settings.beta, False
-        self.items = settings.minibatches * settings.batch_size  # so an epoch is the trainer's
+        self.items = settings.minibatches * settings.batch_size  # so an epoch is the loop's
         dtype = at_least_float32(policy.dtype)
         self.rollouts = Rollouts(self.items, settings.max_new_tokens, dtype).to(policy.device)
         self.modules = {"policy": policy, "value": value, "rollouts": self.rollouts}

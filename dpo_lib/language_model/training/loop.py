@@ -14,7 +14,7 @@ from dpo_lib.language_model.training.learner import Learner
 from dpo_lib.language_model.training.processes import Signals, processes
 from dpo_lib.language_model.training.progress import Progress
 from dpo_lib.language_model.training.run_folder import RunFolder
-from dpo_lib.language_model.training.stage import Stage, about, line
+from dpo_lib.language_model.training.stage import Stage, about, first_line
 
 
 def train(stage: Stage) -> Path:
@@ -43,7 +43,7 @@ def train(stage: Stage) -> Path:
         learner = Learner(stage)
         learner.start(run.load())
         done = (learner.step, learner.num_tokens)
-        notes = [line(stage, found), *run.notes]
+        notes = [first_line(stage, found), *run.notes]
         with Progress(settings, *done, notes, show=group.main) as bar:
             if learner.step == 0:
                 run.require_space(learner.checkpoint_bytes() * 3)  # two are kept, one is written

@@ -1,7 +1,7 @@
 """What a stage (SFT, reward model, DPO, PPO) tells the training loop."""
 
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,8 @@ from dpo_lib.language_model.models.devices import pick_dtype
 from dpo_lib.language_model.settings import Settings
 
 
-class Stage(Protocol):
-    """What a stage provides; inherit from it for the defaults."""
+class Stage(ABC):
+    """What a stage provides: its attributes, `backward` and `save`; the rest has defaults."""
 
     settings: Settings
     modules: dict[str, nn.Module]  # trained and checkpointed
@@ -24,7 +24,7 @@ class Stage(Protocol):
         """How a language model is given its batches: "attention" and "layout", in words."""
         return {}
 
-    def start(self, step: int) -> None:
+    def start(self, step: int) -> None:  # noqa: B027 (a default that does nothing)
         """Called before optimiser step `step` (1, 2, ...): PPO draws its rollouts here.
 
         Must follow from `step`, the weights and `state()` alone.
@@ -34,6 +34,7 @@ class Stage(Protocol):
         """The divisor of these items' mean: their number (default), or their tokens (SFT)."""
         return len(indices)
 
+    @abstractmethod
     def backward(self, indices: list[int], share: float) -> dict[str, float | Tensor]:
         """Forward and backward of one micro-batch; gradients add up.
 
@@ -47,18 +48,17 @@ class Stage(Protocol):
             SUMS over the micro-batch (detached), "loss" among them, with TRL's names; the log
             shows sum * share. "num_tokens" is special: counted, not averaged.
         """
-        ...
 
     def state(self) -> dict:
         """What else the next step depends on, as JSON (KL coefficient, rollouts)."""
         return {}
 
-    def load_state(self, state: dict) -> None:
+    def load_state(self, state: dict) -> None:  # noqa: B027
         """Take back what `state` gave."""
 
+    @abstractmethod
     def save(self, directory: Path) -> None:
         """Write the trained model in the hub's format."""
-        ...
 
 
 def about(stage: Stage) -> dict[str, str | int | None]:
@@ -81,7 +81,7 @@ def about(stage: Stage) -> dict[str, str | int | None]:
     }
 
 
-def line(stage: Stage, found: dict[str, str | int | None]) -> str:
+def first_line(stage: Stage, found: dict[str, str | int | None]) -> str:
     """`about` in one line for a person."""
     settings, tokens = stage.settings, found["tokens"]
     words = [
