@@ -96,7 +96,23 @@ def require(settings: Settings, name: str, holds: bool, rule: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTSettings(Settings):
+class HeldOutSettings(Settings):
+    """Settings of a stage that can be watched on rows that it is not trained on."""
+
+    eval_data: Annotated[str | None, MODEL] = None
+    """Held-out rows to be measured on while training; of a folder, its test_preferences.jsonl."""
+    eval_every: Annotated[int | None, RUNNING] = None
+    """Steps between measurements on --eval-data; ten in a run if not given."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self, "eval_every", self.eval_every is None or self.eval_every >= 1, "at least 1")
+        watched = self.eval_every is None or self.eval_data is not None
+        require(self, "eval_every", watched, "left out without eval_data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTSettings(HeldOutSettings):
     """Settings of supervised fine-tuning; nothing but a learning rate of its own."""
 
     lr: Annotated[float, OPTIMISATION] = 1e-5
@@ -104,7 +120,7 @@ class SFTSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardSettings(Settings):
+class RewardSettings(HeldOutSettings):
     """Settings of reward modelling; nothing but a learning rate of its own."""
 
     lr: Annotated[float, OPTIMISATION] = 1e-5
@@ -112,7 +128,7 @@ class RewardSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOSettings(Settings):
+class DPOSettings(HeldOutSettings):
     """Settings of DPO; `reference` is a model's name or folder, by default the policy itself."""
 
     beta: Annotated[float, _DPO] = 0.1

@@ -124,9 +124,10 @@ def read_prompts(path: str | Path, tokenizer=None) -> tuple[list[str], Report]:
     return [prompt for prompt, _ in found], report
 
 
-def held_out(path: str) -> Path | str:
-    """A folder's test_prompts.jsonl[.gz], if it has one, rather than its prompts.jsonl."""
-    return next(iter(sorted(Path(path).glob("test_prompts.jsonl*"))), path)
+def held_out(path: str, *names: str) -> Path | str:
+    """The first test_NAME.jsonl[.gz] that a folder has, if it has one; else the path itself."""
+    found = (file for name in names for file in sorted(Path(path).glob(f"test_{name}.jsonl*")))
+    return next(found, path)
 
 
 def _read(path: str | Path, name: str, convert: Callable) -> tuple[list, Report]:

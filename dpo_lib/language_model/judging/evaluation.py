@@ -163,7 +163,7 @@ def evaluate_settings(given: EvaluationSettings, tell: Callable[[str], None]) ->
         score = world_score(tokenizer)
     else:
         score = load_judge(given.reward, tokenizer).to(reference.device).score
-    texts, rows = read_prompts(held_out(given.data), tokenizer)
+    texts, rows = read_prompts(held_out(given.data, "prompts"), tokenizer)
     wanted = len(texts) if given.prompts is None else given.prompts
     for number in range(wanted, len(texts)):
         rows.drop(f"beyond --prompts {wanted}", f"prompt {number + 1}")

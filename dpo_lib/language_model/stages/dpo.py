@@ -4,10 +4,11 @@ The loss is the book's own, `dpo_lib.losses.dpo_loss`, or another of `dpo_lib.va
 log-probabilities of whole completions under the policy and under a frozen reference.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -15,13 +16,15 @@ from dpo_lib.language_model.data.reading import Report
 from dpo_lib.language_model.data.tokens import Pair
 from dpo_lib.language_model.models.devices import at_least_float32, precision
 from dpo_lib.language_model.models.policies import load_tokenizer, save_policy
-from dpo_lib.language_model.scoring.logprobs import pair_logps_in_parts, pair_sides
+from dpo_lib.language_model.scoring.logprobs import pair_logps, pair_logps_in_parts, pair_sides
 from dpo_lib.language_model.settings import DPOSettings
 from dpo_lib.language_model.stages.loading import (
+    batches,
     check_comparable,
     fingerprint,
     layout,
     load_first,
+    load_held_out,
     load_pairs,
     load_reference,
 )
@@ -40,6 +43,7 @@ class DPO(Stage):
         reference: frozen, with storage of its own; let go when it has scored the data.
         tokenizer: saved beside the policy.
         pairs: labelled pairs as token ids.
+        held_out: others, to be measured on.
     """
 
     may_shard = True
@@ -51,11 +55,12 @@ class DPO(Stage):
         reference: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         pairs: list[Pair],
+        held_out: Sequence[Pair] = (),
     ):
-        check_comparable(policy, reference, pair_sides(pairs))
+        check_comparable(policy, reference, pair_sides([*pairs, *held_out]))
         self.settings = settings.for_items(len(pairs))
         self.policy, self.reference = policy, reference
-        self.tokenizer, self.pairs = tokenizer, pairs
+        self.tokenizer, self.pairs, self.held_out = tokenizer, pairs, list(held_out)
         self.loss = choose_loss(
             settings.loss, settings.beta, settings.label_smoothing, settings.alpha
         )
@@ -71,9 +76,10 @@ class DPO(Stage):
         """Load everything that the settings name; the report says what became of the rows."""
         tokenizer = load_tokenizer(settings.model, settings.data)
         pairs, report = load_pairs(settings, tokenizer)
+        held_out = load_held_out(settings, tokenizer, pairs)
         policy = load_first(settings, tokenizer)
         reference = load_reference(settings, tokenizer, policy)
-        return cls(settings, policy, reference, tokenizer, pairs), report
+        return cls(settings, policy, reference, tokenizer, pairs, held_out), report
 
     def layout(self) -> dict[str, str]:
         """As the log-probabilities are computed."""
@@ -85,9 +91,26 @@ class DPO(Stage):
         if last > self.scored:
             scores = self.scores.up_to(last, partial(self.logps, self.reference))
             self.ref_logps = scores.to(self.policy.device)  # (items, 2): chosen, rejected
+            if self.reference is not None:
+                self.held_out_ref_logps = self.score_held_out(self.reference)
             self.scored = last
             if self.scores.complete:
                 self.reference = None
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss, rewards and log-probabilities of the held-out pairs under the present policy."""
+        self.start(1)  # before the first step the reference has not been asked yet
+        scores = (*self.score_held_out(self.policy).unbind(-1), *self.held_out_ref_logps.unbind(-1))
+        found = {"loss": self.loss(*scores)} | reward_metrics(*scores, self.settings.beta)
+        return {f"eval_{name}": values.mean().item() for name, values in found.items()}
+
+    @torch.no_grad()
+    def score_held_out(self, model: PreTrainedModel) -> Tensor:
+        """log pi(y_w | x) and log pi(y_l | x) of the held-out pairs, (n, 2), nats."""
+        parts = batches(self.held_out, self.settings)
+        with precision(self.settings, self.policy.device):
+            found = [pair_logps(model, part) for part in parts]
+        return torch.cat(found) if found else self.ref_logps[:0]
 
     def backward(self, indices: list[int], share: float) -> dict[str, Tensor | float]:
         """Add the gradient of (7)'s part; returns sums over these pairs."""

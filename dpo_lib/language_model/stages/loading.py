@@ -3,12 +3,23 @@
 Data before models: a row that is refused should not wait for gigabytes.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dpo_lib.language_model._transformers import attention_of
-from dpo_lib.language_model.data.reading import Report, read_preferences
-from dpo_lib.language_model.data.tokens import Pair, Sequences, data_hash, tokenize_preferences
+from dpo_lib.language_model.data.reading import Report, held_out, read_examples, read_preferences
+from dpo_lib.language_model.data.rows import DataError
+from dpo_lib.language_model.data.tokens import (
+    Pair,
+    Sequences,
+    TokenExample,
+    data_hash,
+    tokenize_examples,
+    tokenize_preferences,
+)
 from dpo_lib.language_model.models.devices import pick_device
 from dpo_lib.language_model.models.hashes import state_hash, tokenizer_hash
 from dpo_lib.language_model.models.policies import (
@@ -19,7 +30,7 @@ from dpo_lib.language_model.models.policies import (
 )
 from dpo_lib.language_model.scoring.layouts import layout_of
 from dpo_lib.language_model.scoring.sequences import check_data
-from dpo_lib.language_model.settings import Settings, TrainingError
+from dpo_lib.language_model.settings import HeldOutSettings, Settings, TrainingError
 from dpo_lib.language_model.training.processes import processes
 
 
@@ -27,6 +38,53 @@ def load_pairs(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> tuple[
     """The preference data that `settings.data` names, and what became of its rows."""
     rows, report = read_preferences(settings.data, tokenizer)
     return tokenize_preferences(rows, tokenizer, settings.max_length, report), report
+
+
+def load_held_out(
+    settings: HeldOutSettings, tokenizer: PreTrainedTokenizerBase, trained_on: list[Pair]
+) -> list[Pair]:
+    """The pairs that `settings.eval_data` names; none if it names nothing.
+
+    Raises:
+        DataError: as the readers, and where a held-out pair is trained on, whatever its order.
+    """
+    if settings.eval_data is None:
+        return []
+    rows, report = read_preferences(held_out(settings.eval_data, "preferences"), tokenizer)
+    pairs = tokenize_preferences(rows, tokenizer, settings.max_length, report)
+    known = {*trained_on, *(pair.swapped() for pair in trained_on)}
+    _refuse_overlap(settings.eval_data, pairs, known)
+    return pairs
+
+
+def load_held_out_examples(
+    settings: HeldOutSettings, tokenizer: PreTrainedTokenizerBase, trained_on: list[TokenExample]
+) -> list[TokenExample]:
+    """The demonstrations that `settings.eval_data` names, or the chosen sides of its pairs."""
+    if settings.eval_data is None:
+        return []
+    path = settings.eval_data
+    path = next(
+        (found for name in ("sft", "preferences") if (found := held_out(path, name)) != path), path
+    )
+    rows, report = read_examples(path, tokenizer)
+    examples = tokenize_examples(rows, tokenizer, settings.max_length, report)
+    _refuse_overlap(settings.eval_data, examples, set(trained_on))
+    return examples
+
+
+def _refuse_overlap(path: str, items: list, known: set) -> None:
+    if both := [number for number, item in enumerate(items, start=1) if item in known]:
+        raise DataError(
+            f"{path}: {len(both)} of {len(items)} held-out items are trained on too, the first of "
+            f"them item {both[0]}; leave them out of one of the two files"
+        )
+
+
+def batches(items: Sequence, settings: Settings) -> list[Sequence]:
+    """Held-out items in groups of the size of a micro-batch."""
+    size = math.ceil(settings.batch_size / settings.accumulate)
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def load_first(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -6,6 +6,7 @@ rewards" (section 3). The paper asks it of every prompt; a data set shows only t
 each, so one constant is taken for all, which no preference can see.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +20,13 @@ from dpo_lib.language_model.models.devices import precision
 from dpo_lib.language_model.models.policies import load_tokenizer
 from dpo_lib.language_model.models.reward_model import RewardModel
 from dpo_lib.language_model.settings import RewardSettings
-from dpo_lib.language_model.stages.loading import fingerprint, load_first, load_pairs
+from dpo_lib.language_model.stages.loading import (
+    batches,
+    fingerprint,
+    load_first,
+    load_held_out,
+    load_pairs,
+)
 from dpo_lib.language_model.training.stage import Stage
 from dpo_lib.losses import reward_loss
 
@@ -32,6 +39,7 @@ class Reward(Stage):
         model: changed in place; its dropout must be off.
         tokenizer: saved beside the model.
         pairs: what people preferred, as token ids.
+        held_out: other pairs, to be measured on.
     """
 
     def __init__(
@@ -40,10 +48,12 @@ class Reward(Stage):
         model: RewardModel,
         tokenizer: PreTrainedTokenizerBase,
         pairs: list[Pair],
+        held_out: Sequence[Pair] = (),
     ):
         self.settings = settings.for_items(len(pairs))
         self.model, self.tokenizer, self.pairs = model, tokenizer, pairs
-        model.check(_sequences(pairs))
+        self.held_out = list(held_out)
+        model.check(_sequences([*pairs, *held_out]))
         self.modules = {"reward": model}
         self.items, self.tokens = len(pairs), sum(pair.tokens for pair in pairs)
         self.fingerprint = fingerprint(pairs, tokenizer, model=model)
@@ -53,8 +63,9 @@ class Reward(Stage):
         """Load everything that the settings name; the report says what became of the rows."""
         tokenizer = load_tokenizer(settings.model, settings.data)
         pairs, report = load_pairs(settings, tokenizer)
+        held_out = load_held_out(settings, tokenizer, pairs)
         policy = load_first(settings, tokenizer)
-        return cls(settings, RewardModel(policy), tokenizer, pairs), report
+        return cls(settings, RewardModel(policy), tokenizer, pairs, held_out), report
 
     def layout(self) -> dict[str, str]:
         """A reward is read at the last token of a row."""
@@ -76,6 +87,23 @@ class Reward(Stage):
             "mean_reward": (chosen + rejected).sum() / 2,
             "num_tokens": sum(pair.tokens for pair in pairs),
         }
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Loss, accuracy and margin on the held-out pairs."""
+        with precision(self.settings, self.model.shift.device):
+            rewards = [
+                pair_rewards(self.model, part) for part in batches(self.held_out, self.settings)
+            ]
+        if not rewards:
+            return {}
+        chosen, rejected = torch.cat(rewards).unbind(1)
+        found = {
+            "loss": reward_loss(chosen, rejected),
+            "accuracy": correct(chosen, rejected),
+            "margin": chosen - rejected,
+        }
+        return {f"eval_{name}": values.mean().item() for name, values in found.items()}
 
     def save(self, directory: Path) -> None:
         """Normalise the rewards to mean 0 on the data set, then write the reward model."""

@@ -6,6 +6,7 @@ and however the batch is split. Given preference rows it learns the chosen compl
 the paper's Preferred-FT baseline.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +20,13 @@ from dpo_lib.language_model.models.policies import load_tokenizer, save_policy
 from dpo_lib.language_model.scoring.logprobs import token_logps
 from dpo_lib.language_model.scoring.sequences import check_data
 from dpo_lib.language_model.settings import SFTSettings
-from dpo_lib.language_model.stages.loading import fingerprint, layout, load_first
+from dpo_lib.language_model.stages.loading import (
+    batches,
+    fingerprint,
+    layout,
+    load_first,
+    load_held_out_examples,
+)
 from dpo_lib.language_model.training.stage import Stage
 
 
@@ -31,6 +38,7 @@ class SFT(Stage):
         model: changed in place; its dropout must be off.
         tokenizer: saved beside the model.
         examples: prompts and completions as token ids.
+        held_out: others, to be measured on.
     """
 
     may_shard = True
@@ -41,11 +49,15 @@ class SFT(Stage):
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         examples: list[TokenExample],
+        held_out: Sequence[TokenExample] = (),
     ):
         self.settings = settings.for_items(len(examples))
         self.model, self.tokenizer = model, tokenizer
         self.sequences = [(example.prompt, example.completion) for example in examples]
+        self.held_out = [(example.prompt, example.completion) for example in held_out]
         check_data(model, self.sequences)
+        if self.held_out:
+            check_data(model, self.held_out)
         self.modules = {"policy": model}
         self.items = len(examples)
         self.tokens = sum(len(prompt) + len(completion) for prompt, completion in self.sequences)
@@ -57,12 +69,23 @@ class SFT(Stage):
         tokenizer = load_tokenizer(settings.model, settings.data)
         rows, report = read_examples(settings.data, tokenizer)
         examples = tokenize_examples(rows, tokenizer, settings.max_length, report)
+        held_out = load_held_out_examples(settings, tokenizer, examples)
         model = load_first(settings, tokenizer)
-        return cls(settings, model, tokenizer, examples), report
+        return cls(settings, model, tokenizer, examples, held_out), report
 
     def layout(self) -> dict[str, str]:
         """As the log-probabilities are computed."""
         return layout(self.model)
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """The mean loss of a held-out completion token."""
+        with precision(self.settings, self.model.device):
+            parts = [
+                torch.cat(token_logps(self.model, part))
+                for part in batches(self.held_out, self.settings)
+            ]
+        return {"eval_loss": -torch.cat(parts).mean().item()} if parts else {}
 
     def weight(self, indices: list[int]) -> float:
         """Completion tokens: the mean is over tokens, not over completions."""

@@ -12,7 +12,7 @@ from dpo_lib.language_model.settings import TrainingError
 from dpo_lib.language_model.training import sharding
 from dpo_lib.language_model.training.learner import Learner
 from dpo_lib.language_model.training.processes import Signals, processes
-from dpo_lib.language_model.training.progress import Progress
+from dpo_lib.language_model.training.progress import Progress, held_out
 from dpo_lib.language_model.training.run_folder import RunFolder
 from dpo_lib.language_model.training.stage import Stage, about, first_line
 
@@ -46,6 +46,7 @@ def train(stage: Stage) -> Path:
         notes = [first_line(stage, found), *run.notes]
         with Progress(settings, *done, notes, show=group.main) as bar:
             if learner.step == 0:
+                _evaluate(learner, run, bar)
                 run.require_space(learner.checkpoint_bytes() * 3)  # two are kept, one is written
                 learner.save(run)
             _loop(learner, run, bar)
@@ -63,9 +64,22 @@ def _loop(learner: Learner, run: RunFolder, bar: Progress) -> None:
         while learner.step < settings.steps:
             record = learner.update()
             run.log(record, bar.advance(record))
+            _evaluate(learner, run, bar)
             stopped = learner.group.any(signals.received)
             if stopped or learner.step % settings.save_every == 0 or learner.step == settings.steps:
                 learner.save(run)
             if stopped:
                 bar.note(f"stopped at step {learner.step}, saved; go on with --resume")
                 raise SystemExit(128 + stopped)
+
+
+def _evaluate(learner: Learner, run: RunFolder, bar: Progress) -> None:
+    """A line of its own in the log, before the first step, every so often, and after the last."""
+    settings, step = learner.stage.settings, learner.step
+    if getattr(settings, "eval_data", None) is None:
+        return
+    every = settings.eval_every or max(1, settings.steps // 10)
+    if step % every == 0 or step == settings.steps:
+        found = learner.stage.evaluate()
+        run.log({"step": step, **found})
+        bar.note(held_out(step, found))

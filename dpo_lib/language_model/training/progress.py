@@ -81,8 +81,18 @@ def counted(items: Sequence, what: str, show: bool = True) -> Iterator:
         yield item
 
 
+def held_out(step: int, found: dict[str, float]) -> str:
+    """One line on a measurement of held-out items."""
+    return f"held out after step {step}:  " + "  ".join(_figures(found, "eval_"))
+
+
+def _figures(record: dict, prefix: str = "") -> list[str]:
+    named = {f"{prefix}{name}": label for name, label in SHOWN.items()}
+    return [f"{label} {record[name]:.4g}" for name, label in named.items() if name in record]
+
+
 def _text(record: dict, timing: dict) -> str:
-    shown = [f"{label} {record[name]:.4g}" for name, label in SHOWN.items() if name in record]
+    shown = _figures(record)
     if timing.get("tokens_per_second"):
         shown.append(f"{timing['tokens_per_second']:,.0f} tokens/s")
     return "  ".join(shown)

@@ -83,11 +83,12 @@ class RunFolder:
             self._cut_back(found.extras["log_size"] if found else 0)
         return found
 
-    def log(self, record: dict, timing: dict) -> None:
+    def log(self, record: dict, timing: dict | None = None) -> None:
         """Add one step's lines. Raises RunError when the disk is full."""
         if self.main:
+            lines = [(self._log, record), *([(self._timing, timing)] if timing else [])]
             try:
-                for file, values in ((self._log, record), (self._timing, timing)):
+                for file, values in lines:
                     file.write(json.dumps(values, allow_nan=False).encode() + b"\n")
                     file.flush()
             except OSError as error:

@@ -49,6 +49,13 @@ class Stage(ABC):
             shows sum * share. "num_tokens" is special: counted, not averaged.
         """
 
+    def evaluate(self) -> dict[str, float]:
+        """Means over held-out items under the present weights; none where there are no such items.
+
+        Names are those of the log, with TRL's "eval_" before them.
+        """
+        return {}
+
     def state(self) -> dict:
         """What else the next step depends on, as JSON (KL coefficient, rollouts)."""
         return {}
