@@ -211,6 +211,19 @@ def evaluate(given: EvaluationSettings) -> None:
         print(*report.write(found, given.out))
 
 
+@app.command(group=JUDGE, sort_key=3)
+def plot(runs: list[str], /, *, out: str = "runs.svg") -> None:
+    """Draw the training curves of runs, and the held-out ones where they were measured.
+
+    Args:
+        runs: Folders of runs, or logs that `dpo doctor` reads.
+        out: SVG file to write.
+    """
+    from dpo_lib.language_model.judging import plot
+
+    print(plot(runs, out))
+
+
 @app.command(group=JUDGE, sort_key=2)
 def doctor(file: str, /) -> int:
     """Read a training log and name the likely bugs; exit code 1 if there are any.

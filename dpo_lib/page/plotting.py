@@ -24,12 +24,13 @@ from dpo_lib.evaluation import frontier
 from dpo_lib.objective import objective, optimal_log_policy
 
 BLUE, ORANGE, GREEN, PINK, GREY = "#2f86c8", "#c9731a", "#1f9a6c", "#b05a96", "#848484"
+COLOURS = (BLUE, ORANGE, GREEN, PINK, GREY)
 _INK = "#010203"  # stands for the page's text colour until `svg` replaces it
 matplotlib.rcParams.update(
     {
         "font.family": "DejaVu Sans",
         "font.size": 10,
-        "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, PINK, GREY]),
+        "axes.prop_cycle": cycler(color=COLOURS),
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.facecolor": "none",
@@ -49,10 +50,10 @@ matplotlib.rcParams.update(
 )
 
 
-def figure(width: float = 6.0, height: float = 3.4, columns: int = 1, **options):
-    """A figure and its axes (one, or an array of `columns`), in inches."""
+def figure(width: float = 6.0, height: float = 3.4, columns: int = 1, rows: int = 1, **options):
+    """A figure and its axes (one, or an array of `columns`, or of `rows` of them), in inches."""
     made = Figure(figsize=(width, height), layout="constrained")
-    return made, made.subplots(1, columns, **options)
+    return made, made.subplots(rows, columns, **options)
 
 
 def svg(fig: Figure, alt: str) -> str:
@@ -78,6 +79,14 @@ def svg(fig: Figure, alt: str) -> str:
     style = f"min-width: {narrowest:.0f}px; stroke-linejoin: round"
     opening = f'<svg role="img" aria-label="{label}" style="{style}" '
     return text.replace("<svg ", opening, 1).strip()
+
+
+def standalone(markup: str) -> str:
+    """The markup of `svg` as a file of its own, which has no page around it to take colour from."""
+    markup = markup.replace("currentColor", GREY)  # reads on light and on dark
+    if "xmlns=" not in markup[: markup.index(">")]:
+        markup = markup.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return markup
 
 
 def _rounded(attribute: re.Match) -> str:

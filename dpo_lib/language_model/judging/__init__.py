@@ -8,6 +8,7 @@ __all__, __getattr__, __dir__ = exports(
         "statistics": ["Estimate", "best_of", "best_of_kl", "difference", "estimate", "win_rate"],
         "evaluation": ["evaluate", "evaluate_settings", "sample", "sequence_kl"],
         "training_log": ["Log", "read_log"],
+        "curves": ["plot"],
         "doctor": ["Finding", "diagnose"],
     },
 )

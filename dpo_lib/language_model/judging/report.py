@@ -113,21 +113,13 @@ def write(report: dict, path: str | Path) -> list[Path]:
 
     Whole or not at all: what was there stays until both are on the disk under other names.
     """
+    from dpo_lib.page import plotting
+
     paths = check_out(path)
-    texts = [json.dumps(report, indent=1), _markup(report)]
+    texts = [json.dumps(report, indent=1), plotting.standalone(draw_plot(report))]
     contents = [(text + "\n").encode() for text in texts]
     files.write(dict(zip(paths, contents, strict=True)))
     return paths
-
-
-def _markup(report: dict) -> str:
-    """The plot as a file of its own."""
-    # An image file has no page around it to take its colour from; this grey reads on both themes.
-    namespace = '<svg xmlns="http://www.w3.org/2000/svg" '
-    markup = draw_plot(report).replace("currentColor", "#848484")
-    if "xmlns=" not in markup[: markup.index(">")]:
-        markup = markup.replace("<svg ", namespace, 1)
-    return markup
 
 
 def _ends(row: dict) -> tuple[str, str]:

@@ -25,6 +25,7 @@ class Log:
 
     rows: list[dict]
     settings: dict = field(default_factory=dict)
+    measured: list[dict] = field(default_factory=list)  # rows of held-out items
 
     def series(self, *names: str) -> list[tuple[int, float]]:
         """(step, value) of the first of `names` that the log has; NaN and infinities included."""
@@ -33,6 +34,10 @@ class Log:
             if found:
                 return found
         return []
+
+    def held_out(self, *names: str) -> list[tuple[int, float]]:
+        """`series` of held-out items, whose names have "eval_" before them."""
+        return Log(self.measured).series(*(f"eval_{name}" for name in names))
 
     def values(self, *names: str) -> list[float]:
         """The finite values of `series`."""
@@ -99,11 +104,12 @@ def read_log(path: str | Path) -> Log:
         text = path.read_bytes().decode()
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a training log (not UTF-8 text)") from None
-    rows = [row for row in _rows(text, path) if "loss" in row or "objective/kl" in row]
-    rows = [row for row in rows if isinstance(row.get("step"), int)]
+    found = [row for row in _rows(text, path) if isinstance(row.get("step"), int)]
+    rows = [row for row in found if "loss" in row or "objective/kl" in row]
     if not rows:
         raise ValueError(f"{path}: not a training log (no row with a step and a loss)")
-    return Log(rows, _settings(path.with_name("settings.json")))
+    measured = [row for row in found if "eval_loss" in row]
+    return Log(rows, _settings(path.with_name("settings.json")), measured)
 
 
 def _rows(text: str, path: Path) -> list[dict]:

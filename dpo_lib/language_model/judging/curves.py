@@ -1,0 +1,104 @@
+"""Training curves of one or more runs in one picture, training beside held-out."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from dpo_lib.language_model import files
+from dpo_lib.language_model.judging.training_log import Log, read_log
+
+# What a panel shows: its title, and the names of the log, of which the first found is drawn.
+PANELS = (
+    ("loss", ("loss",)),
+    ("margin", ("rewards/margins", "margin")),
+    ("accuracy", ("rewards/accuracies", "accuracy")),
+    ("log-probability of the chosen answer, nats", ("logps/chosen",)),
+    ("log-probability of the rejected answer, nats", ("logps/rejected",)),
+    ("KL from the reference, nats", ("objective/kl",)),
+    ("reward", ("objective/scores",)),
+)
+POINTS = 200  # of a training curve; a longer run is drawn as means of neighbours
+
+
+def plot(runs: list[str], path: str | Path) -> Path:
+    """Draw the logs of runs into an SVG file, whole or not at all.
+
+    Args:
+        runs: what `read_log` takes; a run's name in the picture is its last part.
+        path: of the file, ending in .svg.
+
+    Raises:
+        ValueError: if a run has no log, two have one name, or the path has another ending.
+    """
+    from dpo_lib.page import plotting
+
+    path = Path(path)
+    if path.suffix != ".svg":
+        raise ValueError(f"out must end in .svg, got {path}")
+    logs: dict[str, Log] = {}
+    for run in runs:
+        name = Path(run).resolve().name
+        if name in logs:
+            raise ValueError(f"two runs are called {name}: rename a folder, or draw them apart")
+        logs[name] = read_log(run)
+    text = plotting.standalone(draw(logs))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write({path: (text + "\n").encode()})
+    return path
+
+
+def draw(logs: dict[str, Log]) -> str:
+    """The picture as SVG markup: a panel for each quantity that a log has, a colour for each run.
+
+    A line is the training's, circles are held-out rows.
+    """
+    from dpo_lib.page import plotting
+
+    panels = [
+        (title, names)
+        for title, names in PANELS
+        if any(log.series(*names) or log.held_out(*names) for log in logs.values())
+    ]
+    rows = math.ceil(len(panels) / 2)
+    fig, axes = plotting.figure(9, 2.7 * rows, min(2, len(panels)), rows=rows, squeeze=False)
+    for ax, (title, names) in zip(axes.flat, panels, strict=False):
+        for number, (run, log) in enumerate(logs.items()):
+            colour = plotting.COLOURS[number % len(plotting.COLOURS)]
+            label = run.replace("$", r"\$")  # text, not mathematics
+            training = _columns(_thinned(log.series(*names)))
+            ax.plot(*training, color=colour, linewidth=1.2, label=f" {label}")
+            held_out = _columns(log.held_out(*names))
+            ax.plot(*held_out, "o-", color=colour, markersize=4, linewidth=0.6, fillstyle="none")
+        ax.set_title(title)
+        ax.set_xlabel("step")
+    for ax in list(axes.flat)[len(panels) :]:
+        ax.set_visible(False)
+    first = next(axes.flat)
+    if any(log.measured for log in logs.values()):
+        first.plot(
+            [], [], "o", color=plotting.GREY, markersize=4, fillstyle="none", label=" held out"
+        )
+    first.legend(fontsize=8)
+    return plotting.svg(fig, " ".join(_sentences(logs, panels)))
+
+
+def _columns(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _thinned(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
+    size = math.ceil(len(points) / POINTS)
+    groups = [points[i : i + size] for i in range(0, len(points), size or 1)]
+    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+
+
+def _sentences(logs: dict[str, Log], panels) -> Iterator[str]:
+    """What a reader who cannot see the picture gets: where each curve begins and ends."""
+    for run, log in logs.items():
+        said = []
+        for title, names in panels:
+            for what, points in (("", log.series(*names)), ("held-out ", log.held_out(*names))):
+                if points:
+                    ends = f"{points[0][1]:.3g} to {points[-1][1]:.3g}"
+                    said.append(f"{what}{title.partition(',')[0]} {ends}")
+        yield f"{run}: {'; '.join(said)}."
