@@ -231,16 +231,12 @@ def doctor(file: str, /) -> int:
     Args:
         file: metrics.jsonl, TRL's trainer_state.json, or a run's folder.
     """
-    from dpo_lib.language_model.judging import diagnose, read_log
+    from dpo_lib.language_model.judging import read_log
+    from dpo_lib.language_model.judging.doctor import diagnose, lines
 
     log = read_log(file)
-    findings = diagnose(log)
-    suspects = [finding for finding in findings if not finding.note]
-    notes = [finding for finding in findings if finding.note]
-    first, last = (log.rows[k]["step"] for k in (0, -1))
-    print(*suspects or ["nothing found"], *notes, sep="\n")
-    print(f"{len(log.rows)} rows, steps {first} to {last}")
-    return int(bool(suspects))
+    print(*lines(log), sep="\n")
+    return int(any(not finding.note for finding in diagnose(log)))
 
 
 if __name__ == "__main__":

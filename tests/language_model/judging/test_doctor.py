@@ -10,7 +10,7 @@ import pytest
 
 from dpo_lib.__main__ import main
 from dpo_lib.language_model.judging import doctor
-from dpo_lib.language_model.judging.doctor import diagnose
+from dpo_lib.language_model.judging.doctor import diagnose, lines
 from dpo_lib.language_model.judging.training_log import Log, read_log
 
 LN2 = math.log(2)
@@ -404,3 +404,15 @@ def test_a_file_that_is_no_log_is_refused_in_one_line(tmp_path, content):
     with pytest.raises(ValueError, match="not a training log") as refused:
         read_log(file)
     assert str(refused.value).startswith(str(file)) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("steps", "said"), [(19, "too short to judge"), (20, "nothing found")])
+def test_a_log_without_a_suspect_is_healthy_only_if_it_is_long_enough(steps, said):
+    first, last = lines(Log(healthy(steps)))
+    assert first.startswith(said) and last == f"{steps} rows, steps 1 to {steps}"
+
+
+def test_a_bug_is_named_however_short_the_log_is():
+    rows = healthy(3)
+    rows[1]["loss"] = math.nan
+    assert lines(Log(rows))[0].startswith("suspect: not finite")

@@ -8,5 +8,5 @@ in order of suspicion.
 from dpo_lib._lazy import exports
 
 __all__, __getattr__, __dir__ = exports(
-    __name__, {"diagnosis": ["NOTES", "RULES", "Finding", "diagnose"]}
+    __name__, {"diagnosis": ["NOTES", "RULES", "Finding", "diagnose", "lines"]}
 )

@@ -34,6 +34,7 @@ RULES: list[Callable[[Log], str | None]] = [
     learning.both_fall,
 ]
 NOTES = {learning.both_fall}
+ENOUGH = 20  # rows: all rules wait for at most so many but one, which waits for 40
 
 
 @dataclass(frozen=True)
@@ -52,3 +53,14 @@ def diagnose(log: Log) -> list[Finding]:
     """Every rule that fires, most suspicious first."""
     said = [(rule, rule(log)) for rule in RULES]
     return [Finding(r.__name__.replace("_", " "), s, r in NOTES) for r, s in said if s]
+
+
+def lines(log: Log) -> list[str]:
+    """What a person reads: suspects, or that there is none, or that nobody could tell; notes."""
+    findings = diagnose(log)
+    suspects = [str(finding) for finding in findings if not finding.note]
+    notes = [str(finding) for finding in findings if finding.note]
+    rows = f"{len(log.rows)} rows, steps {log.rows[0]['step']} to {log.rows[-1]['step']}"
+    if not suspects and len(log.rows) < ENOUGH:
+        suspects = [f"too short to judge: most rules wait for 8 to {ENOUGH} rows"]
+    return [*(suspects or ["nothing found"]), *notes, rows]
