@@ -4,7 +4,9 @@ Data before models: a row that is refused should not wait for gigabytes.
 """
 
 import math
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,10 +52,11 @@ def load_held_out(
     """
     if settings.eval_data is None:
         return []
-    rows, report = read_preferences(held_out(settings.eval_data, "preferences"), tokenizer)
+    path = held_out(settings.eval_data, "preferences")
+    rows, report = read_preferences(path, tokenizer)
     pairs = tokenize_preferences(rows, tokenizer, settings.max_length, report)
     known = {*trained_on, *(pair.swapped() for pair in trained_on)}
-    _refuse_overlap(settings.eval_data, pairs, known)
+    _check_held_out(path, pairs, known, report)
     return pairs
 
 
@@ -63,17 +66,16 @@ def load_held_out_examples(
     """The demonstrations that `settings.eval_data` names, or the chosen sides of its pairs."""
     if settings.eval_data is None:
         return []
-    path = settings.eval_data
-    path = next(
-        (found for name in ("sft", "preferences") if (found := held_out(path, name)) != path), path
-    )
+    path = held_out(settings.eval_data, "sft", "preferences")
     rows, report = read_examples(path, tokenizer)
     examples = tokenize_examples(rows, tokenizer, settings.max_length, report)
-    _refuse_overlap(settings.eval_data, examples, set(trained_on))
+    _check_held_out(path, examples, set(trained_on), report)
     return examples
 
 
-def _refuse_overlap(path: str, items: list, known: set) -> None:
+def _check_held_out(path: str | Path, items: list, known: set, report: Report) -> None:
+    """Refuse items that are trained on; say what became of the rows."""
+    print(*(f"held out: {line}" for line in report.lines()), sep="\n", file=sys.stderr)
     if both := [number for number, item in enumerate(items, start=1) if item in known]:
         raise DataError(
             f"{path}: {len(both)} of {len(items)} held-out items are trained on too, the first of "

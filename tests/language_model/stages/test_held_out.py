@@ -126,6 +126,18 @@ def test_the_reward_model_is_measured_on_the_order_of_the_pairs(told):
     )
 
 
+def test_what_became_of_the_held_out_rows_is_said(told, capsys):
+    rows = (told[1] / "world/test_preferences.jsonl").read_text().splitlines()
+    same = json.loads(rows[0])
+    same["rejected"] = same["chosen"]
+    path = told[1] / "one-dropped.jsonl"
+    path.write_text("\n".join([*rows, json.dumps(same)]) + "\n")
+    run(told, "dpo", "dpo-said", eval_data=str(path))
+    said = capsys.readouterr().err.splitlines()
+    assert f"held out: {len(rows) + 1} rows, {len(rows)} used" in said
+    assert any(line.startswith("held out: dropped 1: chosen and rejected are id") for line in said)
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_rows_that_are_trained_on_are_not_held_out(told, turned):
     row = json.loads((told[1] / "world/preferences.jsonl").read_text().splitlines()[3])
