@@ -36,7 +36,7 @@ class Log:
         return []
 
     def held_out(self, *names: str) -> list[tuple[int, float]]:
-        """`series` of held-out items, whose names have "eval_" before them."""
+        """`series` of held-out items, whose names have `eval_` before them."""
         return Log(self.measured).series(*(f"eval_{name}" for name in names))
 
     def values(self, *names: str) -> list[float]:

@@ -52,7 +52,7 @@ class Stage(ABC):
     def evaluate(self) -> dict[str, float]:
         """Means over held-out items under the present weights; none where there are no such items.
 
-        Names are those of the log, with TRL's "eval_" before them.
+        Names are those of the log, with `eval_` before them, as TRL has it.
         """
         return {}
 
