@@ -28,6 +28,14 @@ ROWS = [
     {"prompt": TALK[:1], "chosen": TALK[1:], "rejected": OTHER[1:], "score": 1.5e3},
     {"chosen": TALK, "rejected": OTHER, "text": None},
     {"prompt": "The <|endoftext|>", "chosen": " 😀", "rejected": "\\ \t\u0000"},
+    {"system": f"Be brief.{LONG}", "question": "Why?", "chosen": " So.", "rejected": " No."},
+    {"instruction": "Sum up:", "input": LONG, "chosen": " It.", "rejected": " All.", "label": True},
+    {"prompt": TALK[:1], "chosen": [{"from": "gpt", "value": f"Yes{LONG}"}], "rejected": OTHER[1:]},
+    {
+        "prompt": "Q",
+        "rejected": OTHER[1:],
+        "chosen": [{"role": "assistant", "content": [{"type": "text", "text": LONG}]}],
+    },
 ]
 PIECES = [b"\n", b"\r\n", b"\0", b'"', b"{", b"[" * 2000, b"\xff\xfe", b"\xed\xa0\x80", b"\\ud800",
           b"NaN", b"null", b"1" * 5000, b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\xc2\x85"]  # fmt: skip

@@ -371,7 +371,11 @@ def folder(tmp_path_factory):
 def test_check_says_what_would_be_trained_on(capsys, folder):
     code, out, err = run(capsys, "check", "--data", folder / "world", "--model", "tiny")
     assert (code, err) == (0, "")
-    kind, rows, *tokens = out.splitlines()
+    kind, rows, *ignored, _, _, _ = out.splitlines()
+    tokens = out.splitlines()[-3:]
+    assert [line.partition(" (")[0] for line in ignored] == [
+        f"ignored 20: the field score_{side}" for side in ("chosen", "rejected")
+    ]
     assert (kind, rows) == (f"{folder}/world: preferences", "20 rows, 20 used")
     assert [line.split(":")[0] for line in tokens] == [
         f"tokens of {part}" for part in ("prompt", "chosen", "rejected")

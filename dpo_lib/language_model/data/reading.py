@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dpo_lib.language_model.data import shapes
+from dpo_lib.language_model.data.columns import renamed, unread
 from dpo_lib.language_model.data.rows import DataError, Malformed, read_rows
-from dpo_lib.language_model.data.shapes import Useless
+from dpo_lib.language_model.data.shapes import Useless, with_system
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Report:
     dropped: dict[str, list[str]] = field(default_factory=dict)  # reason -> places
     shortened: dict[str, list[str]] = field(default_factory=dict)  # of used rows
     noted: dict[str, list[str]] = field(default_factory=dict)
+    ignored: dict[str, list[str]] = field(default_factory=dict)  # field -> places
 
     def drop(self, reason: str, place: str) -> None:
         """Count a used row as dropped."""
@@ -54,10 +56,13 @@ class Report:
     def note(self, reason: str, place: str) -> None:
         self.noted.setdefault(reason, []).append(place)
 
+    def ignore(self, name: str, place: str) -> None:
+        self.ignored.setdefault(f"the field {name}", []).append(place)
+
     def lines(self) -> list[str]:
         """What a person reads: the totals, then a line for each reason with its first places."""
         found = [f"{self.rows:,} rows, {self.used:,} used"]
-        for what in ("dropped", "shortened", "noted"):
+        for what in ("dropped", "shortened", "noted", "ignored"):
             for reason, places in getattr(self, what).items():
                 more = f" and {len(places) - 3:,} more" if len(places) > 3 else ""
                 found.append(f"{what} {len(places):,}: {reason} ({', '.join(places[:3])}{more})")
@@ -81,7 +86,8 @@ def read_preferences(path: str | Path, tokenizer=None) -> tuple[list[Preference]
             raise Useless("chosen and rejected are identical")
         return found
 
-    preferences, report = _read(path, "preferences", convert)
+    preferences, report = _read(path, "preferences", convert, tokenizer)
+    _require_prompts([p.prompt for p in preferences], path)
     seen = set()
     for p in preferences:
         _note_prompt(p.prompt, p.place, report)
@@ -102,7 +108,7 @@ def read_examples(path: str | Path, tokenizer=None) -> tuple[list[Example], Repo
     those of read_preferences.
     """
     examples, report = _read(
-        path, "sft", lambda row, place: Example(*shapes.example(row, tokenizer), place)
+        path, "sft", lambda row, place: Example(*shapes.example(row, tokenizer), place), tokenizer
     )
     seen = set()
     for e in examples:
@@ -117,8 +123,9 @@ def read_examples(path: str | Path, tokenizer=None) -> tuple[list[Example], Repo
 def read_prompts(path: str | Path, tokenizer=None) -> tuple[list[str], Report]:
     """Prompts of a file, a folder's prompts.jsonl[.gz], or "hub:NAME[:SPLIT]"; see above."""
     found, report = _read(
-        path, "prompts", lambda row, place: (shapes.prompt_only(row, tokenizer), place)
+        path, "prompts", lambda row, place: (shapes.prompt_only(row, tokenizer), place), tokenizer
     )
+    _require_prompts([prompt for prompt, _ in found], path)
     for prompt, place in found:
         _note_prompt(prompt, place, report)
     return [prompt for prompt, _ in found], report
@@ -130,14 +137,17 @@ def held_out(path: str, *names: str) -> Path | str:
     return next(found, path)
 
 
-def _read(path: str | Path, name: str, convert: Callable) -> tuple[list, Report]:
+def _read(path: str | Path, name: str, convert: Callable, tokenizer) -> tuple[list, Report]:
     """Convert every row; drop the useless, stop at the malformed or if nothing is left."""
     found, report = [], Report()
     for place, row in read_rows(path, name):
         report.rows += 1
         report.used += 1
         try:
+            row = with_system(renamed(row), tokenizer)
             found.append(convert(row, place))
+            for field_name in unread(row, name):
+                report.ignore(field_name, place)
         except Malformed as reason:
             raise DataError(f"{place}: {reason}") from None
         except Useless as reason:
@@ -147,6 +157,14 @@ def _read(path: str | Path, name: str, convert: Callable) -> tuple[list, Report]
     if not found:
         raise DataError(f"{path}: has no row that can be used: {'; '.join(report.lines())}")
     return found, report
+
+
+def _require_prompts(prompts: list[str], path: str | Path) -> None:
+    if not any(prompts):
+        raise DataError(
+            f"{path}: every prompt is empty: call the field that has it prompt, or end a "
+            "transcript's prompt with an assistant tag"
+        )
 
 
 def _note_prompt(prompt: str, place: str, report: Report) -> None:

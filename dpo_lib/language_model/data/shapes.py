@@ -3,6 +3,8 @@
 - Texts: {"prompt", "chosen", "rejected"} or {"prompt", "completion"}.
 - Whole transcripts without a prompt, "\\n\\nHuman: ...\\n\\nAssistant: ...": everything up to and
   including the LAST assistant tag is the prompt.
+- A text in "system" stands before the prompt: as a system message where there is a chat
+  template, else untagged, with an empty line after it.
 - Conversations, lists of {"role", "content"} with roles system (first only), user, assistant:
   the last assistant message is the answer, everything before it the prompt. A list that starts
   with an assistant message continues the row's prompt; any other list is a whole conversation.
@@ -14,6 +16,7 @@ text, character for character.
 
 from itertools import cycle
 
+from dpo_lib.language_model.data.columns import plain_message
 from dpo_lib.language_model.data.rows import Malformed, kind
 
 USER, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
@@ -33,6 +36,8 @@ class Useless(Exception):
 
 def preference(row: dict, tokenizer=None) -> tuple[str, str, str]:
     """(prompt, chosen, rejected) of a preference row."""
+    if has(row, "label") and not has(row, "chosen"):
+        raise Malformed("has a label and no pair: dpo sft learns from the rows whose label is true")
     chosen, rejected = required(row, "chosen"), required(row, "rejected")
     if type(chosen) is not type(rejected):
         raise Malformed(f"chosen is {kind(chosen)}, but rejected is {kind(rejected)}")
@@ -49,6 +54,11 @@ def example(row: dict, tokenizer=None) -> tuple[str, str]:
     The first of these that the row has: "completion", "messages" (the last answer), "chosen",
     "text" (the prompt is empty: every token is learned).
     """
+    if has(row, "label") and not has(row, "chosen"):  # of unpaired preferences: KTO's data
+        if not isinstance(row["label"], bool):
+            raise Malformed(f"label must be a truth value, got {kind(row['label'])}")
+        if not row["label"]:
+            raise Useless("its label is false")
     if has(row, "completion"):
         required(row, "prompt")
         return _side(row, "completion", tokenizer)
@@ -108,6 +118,27 @@ def render_prompt(history: list[dict], tokenizer=None) -> str:
     return "".join(tags[m["role"]] + m["content"] for m in history) + ASSISTANT
 
 
+def with_system(row: dict, tokenizer=None) -> dict:
+    """The row with its `system` in its prompt.
+
+    Raises:
+        Malformed: if there is no prompt to put it before, or the conversation has one already.
+    """
+    row = dict(row)
+    system = text(row.pop("system", None) or "", "system")
+    if not system.strip():
+        return row
+    prompt = row.get("prompt")
+    if prompt is None:
+        raise Malformed("has a system text and no prompt: make it the first message")
+    if isinstance(prompt, str) and not getattr(tokenizer, "chat_template", None):
+        return row | {"prompt": f"{system}\n\n{prompt}"}
+    turns = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+    if turns and isinstance(turns[0], dict) and turns[0].get("role") == "system":
+        raise Malformed("has a system text and a system message: leave one out")
+    return row | {"prompt": [{"role": "system", "content": system}, *turns]}
+
+
 def has(row: dict, name: str) -> bool:
     """Whether a row has a field; null, which hub tables use for "nothing here", is none."""
     return row.get(name) is not None
@@ -133,6 +164,8 @@ def text(value: object, name: str) -> str:
 def _answer(row: dict, name: str) -> str:
     if not text(row[name], name):
         raise Malformed(f"{name} is empty")
+    if not row[name].strip():
+        raise Useless(EMPTY_ANSWER)
     return row[name]
 
 
@@ -170,17 +203,16 @@ def _turns(messages: object, name: str) -> list[dict]:
         found = "an empty list" if messages == [] else kind(messages)
         raise Malformed(f"{name} must be text or a list of messages, got {found}")
     turns = []
-    for number, message in enumerate(messages, start=1):
+    for number, given in enumerate(messages, start=1):
         where = f"{name} message {number}"
-        if not isinstance(message, dict):
-            raise Malformed(f"{where} must be an object, got {kind(message)}")
+        found = plain_message(given, where)
         for key in ("role", "content"):
-            if not has(message, key):
+            if not has(found, key):
                 raise Malformed(f"{where} has no {key}")
-        role = text(message["role"], f"role of {where}")
+        role = text(found["role"], f"role of {where}")
         if role not in ROLES:
             raise Malformed(f"{where} must be from {', '.join(ROLES)}, got role {role[:40]!r}")
-        turns.append({"role": role, "content": text(message["content"], where)})
+        turns.append({"role": role, "content": text(found["content"], where)})
     return turns
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from dpo_lib.language_model.data.columns import renamed
 from dpo_lib.language_model.data.reading import read_examples, read_preferences, read_prompts
 from dpo_lib.language_model.data.rows import read_rows
 from dpo_lib.language_model.data.tokens import (
@@ -37,6 +38,7 @@ def kind_of_rows(path: str) -> str:
         present = (kind for name, kind in files.items() if any(Path(path).glob(f"{name}.jsonl*")))
         return next(present, "preferences")
     _, row = next(read_rows(path, ""), ("", {}))
+    row = renamed(row)
     if {"completion", "messages", "text"} & row.keys() and "chosen" not in row:
         return "examples"
     return (

@@ -45,6 +45,11 @@ def find_folder(name: str | Path) -> Path:
     path = Path(name).expanduser()
     folder = standing(path) if path.name else path
     if folder.is_dir():
+        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+            raise ModelError(
+                f"{name}: an adapter, not a model: merge it into its base model first "
+                "(peft's merge_and_unload), and name the folder that this is saved in"
+            )
         if (folder / "model/config.json").is_file() and not (folder / "config.json").is_file():
             raise ModelError(f"{name}: the folder of a run; its model is {folder / 'model'}")
         return folder

@@ -126,7 +126,10 @@ MALFORMED = {
     "no role": (talk_row({"content": "a"}), "chosen message 1 has no role"),
     "no content": (talk_row(USER, {"role": "assistant"}), "chosen message 2 has no content"),
     "number as role": (talk_row({"role": 1, "content": "a"}), "must be text, got a number"),
-    "picture as content": (talk_row({"role": "user", "content": [{}]}), "must be text, got a list"),
+    "picture as content": (
+        talk_row({"role": "user", "content": [{}]}),
+        "has a part that is no text",
+    ),
     "unknown role": (
         talk_row({"role": "tool", "content": "a"}),
         "system, user, assistant, got role 'tool'",

@@ -58,8 +58,8 @@ def test_b7_different_histories_are_dropped_and_named(tmp_path):
 
 
 def test_b6_answers_that_share_a_beginning_but_no_turn_have_an_empty_prompt(tmp_path):
-    path = write(tmp_path, [{"chosen": "Paris ", "rejected": "London"}])
-    (row,), report = data.read_preferences(path)
+    path = write(tmp_path, [{"chosen": "Paris ", "rejected": "London"}, FILM])
+    (row, _), report = data.read_preferences(path)
     assert (row.prompt, row.chosen, row.rejected) == ("", "Paris ", "London")
     assert report.noted == {"the prompt is empty": [f"{path}:1"]}
 
