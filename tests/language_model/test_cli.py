@@ -17,8 +17,9 @@ from cyclopts import Parameter
 from dpo_lib import __main__ as cli
 from dpo_lib import _command_line as command_line
 from dpo_lib._loss_names import OWN, LossName
-from dpo_lib.language_model import settings
-from dpo_lib.language_model.models import devices, policies
+from dpo_lib.language_model import models, settings
+from dpo_lib.language_model.judging import evaluation
+from dpo_lib.language_model.models import devices
 from dpo_lib.language_model.training import learner
 from dpo_lib.language_model.worlds import write_world
 from dpo_lib.variants import LOSSES
@@ -234,7 +235,9 @@ def fails(monkeypatch):
         def fail(*_):
             raise error
 
-        monkeypatch.setattr(policies, "load_tokenizer", fail)
+        # Where they are looked up: what is imported while a name is patched would keep the patch.
+        for module in (evaluation, models):
+            monkeypatch.setattr(module, "load_trained", fail, raising=False)
         monkeypatch.setattr(cli, "_train", fail)
 
     return make
