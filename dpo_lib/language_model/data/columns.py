@@ -11,10 +11,12 @@ ANSWERS = ("completion", "output")
 MESSAGE = {"role", "content", "from", "value"}
 CALLS = ("tool_calls", "function_call", "tool_call_id")
 SPEAKERS = {"human": "user", "gpt": "assistant"}  # of from/value conversations
-READ = {
-    "preferences": {"prompt", "system", "chosen", "rejected"},
-    "sft": {"prompt", "system", "completion", "messages", "chosen", "rejected", "text", "label"},
-    "prompts": {"prompt", "system", "completion", "messages", "chosen", "rejected"},
+# What a demonstration is read from: the first of these that a row has, and what goes with it.
+DEMONSTRATIONS = {
+    "completion": {"completion", "prompt", "label"},
+    "messages": {"messages", "label"},
+    "chosen": {"chosen", "prompt"},
+    "text": {"text", "label"},
 }
 
 
@@ -26,16 +28,17 @@ def renamed(row: dict) -> dict:
     Raises:
         Malformed: if a row names two prompts or two answers.
     """
-    found = {name: value for name, value in row.items() if value is not None}
+    given = {name: value for name, value in row.items() if value is not None}
+    found = dict(given)
     for ours, names in (("prompt", PROMPTS), ("completion", ANSWERS)):
         held = [name for name in names if name in found]
         if len(held) > 1:
             raise Malformed(f"has {held[0]} and {held[1]}: keep only the one that is the {ours}")
         if held and held[0] != ours:
             found[ours] = found.pop(held[0])
+    context = found.pop("input", None) if "instruction" in given else None
     if "conversations" in found and "messages" not in found:
         found["messages"] = found.pop("conversations")
-    context = found.pop("input", None) if "instruction" in row else None
     if context:
         if not isinstance(context, str) or not isinstance(found["prompt"], str):
             raise Malformed("instruction and input must both be text")
@@ -44,8 +47,16 @@ def renamed(row: dict) -> dict:
 
 
 def unread(row: dict, reader: str) -> list[str]:
-    """Fields of a renamed row that carry something and that this reader does not look at."""
-    read = READ[reader]
+    """Fields of a renamed row that carry something and that this reader does not look at.
+
+    Args:
+        reader: "preferences", "sft" or "prompts". The last looks at answers to find the prompt.
+    """
+    read = {"prompt", "chosen", "rejected"}
+    if reader == "sft":
+        read = next((used for name, used in DEMONSTRATIONS.items() if name in row), set())
+    elif reader == "prompts":
+        read |= {"completion", "messages"}
     names = [name for name, value in row.items() if name not in read and value not in ("", [])]
     for name in sorted(row.keys() & read):
         if isinstance(row[name], list):

@@ -12,7 +12,7 @@ from dpo_lib.language_model.settings import TrainingError
 from dpo_lib.language_model.training import sharding
 from dpo_lib.language_model.training.learner import Learner
 from dpo_lib.language_model.training.processes import Signals, processes
-from dpo_lib.language_model.training.progress import Progress, held_out
+from dpo_lib.language_model.training.progress import Progress
 from dpo_lib.language_model.training.run_folder import RunFolder
 from dpo_lib.language_model.training.stage import Stage, about, first_line
 
@@ -82,4 +82,4 @@ def _evaluate(learner: Learner, run: RunFolder, bar: Progress) -> None:
     if step % every == 0 or step == settings.steps:
         found = learner.stage.evaluate()
         run.log({"step": step, **found})
-        bar.note(held_out(step, found))
+        bar.measured(step, found)

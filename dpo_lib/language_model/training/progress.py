@@ -50,6 +50,11 @@ class Progress:
         elif self.show:
             print(line, file=sys.stderr, flush=True)
 
+    def measured(self, step: int, found: dict[str, float]) -> None:
+        """Say what held-out items gave; the time that it took is no step's."""
+        self.note(f"held out after step {step}:  " + "  ".join(_figures(found, "eval_")))
+        self.last = time.perf_counter()
+
     def advance(self, record: dict) -> dict:
         """Show one step's record; returns its wall-clock figures for timing.jsonl."""
         now = time.perf_counter()
@@ -79,11 +84,6 @@ def counted(items: Sequence, what: str, show: bool = True) -> Iterator:
             print(f"{what}: {done / len(items):.0%}", file=sys.stderr, flush=True)
             last = time.perf_counter()
         yield item
-
-
-def held_out(step: int, found: dict[str, float]) -> str:
-    """One line on a measurement of held-out items."""
-    return f"held out after step {step}:  " + "  ".join(_figures(found, "eval_"))
 
 
 def _figures(record: dict, prefix: str = "") -> list[str]:

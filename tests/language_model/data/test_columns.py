@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpo_lib.language_model import data
-from dpo_lib.language_model.data.columns import READ
 from dpo_lib.language_model.data.rows import DataError
 
 SIDES = {"chosen": " yes", "rejected": " no"}
@@ -111,7 +110,7 @@ def test_an_answer_of_white_space_is_none_in_every_shape(tmp_path):
 
 @settings(deadline=None)
 @given(
-    name=st.text("abcdefgh_", min_size=1).filter(lambda n: n not in READ["sft"] | {"input"}),
+    name=st.text("abcdefgh_", min_size=1),
     value=st.text(min_size=1) | st.booleans() | st.integers() | st.lists(st.integers(), min_size=1),
     with_it=st.lists(st.booleans(), min_size=1, max_size=5),
 )
@@ -134,3 +133,23 @@ def test_a_field_of_a_message_that_nobody_reads_is_reported(tmp_path):
     row = {"prompt": "Why?", "chosen": [said], "rejected": answer("no")}
     _, report = data.read_preferences(write(tmp_path, [row]))
     assert list(report.ignored) == ["the field chosen message weight"]
+
+
+@pytest.mark.parametrize(
+    ("row", "ignored"),
+    [
+        (FILM, ["rejected"]),
+        ({"messages": turns("q", "a"), "prompt": "p"}, ["prompt"]),
+        ({"prompt": "p", "completion": " c", "messages": turns("q", "a")}, ["messages"]),
+        (FILM | {"label": 1}, ["label", "rejected"]),
+    ],
+)
+def test_a_demonstration_reports_what_it_was_not_read_from(tmp_path, row, ignored):
+    _, report = data.read_examples(write(tmp_path, [row]))
+    assert sorted(report.ignored) == [f"the field {name}" for name in ignored]
+
+
+def test_an_input_without_an_instruction_is_a_field_like_any_other(tmp_path):
+    row = {"prompt": "p", "instruction": None, "input": "x"} | SIDES
+    (found,), report = data.read_preferences(write(tmp_path, [row]))
+    assert (found.prompt, list(report.ignored)) == ("p", ["the field input"])
