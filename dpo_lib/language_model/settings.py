@@ -2,6 +2,8 @@
 
 The text below a field is the flag's help; no colon in it, which Sphinx takes for the end of a
 type. Without torch, so that a command line is read or refused before torch is there.
+
+One file: flags that stages share are said once, and no stage may call one otherwise.
 """
 
 import math
@@ -16,6 +18,12 @@ from dpo_lib._loss_names import LossName, check_loss
 
 Optimizer = Literal["rmsprop", "adamw"]
 Dtype = Literal["auto", "float32", "bfloat16"]
+# Figures of held-out rows whose better direction is known, by their names in the log.
+LOWER_IS_BETTER = ("loss", "objective/kl", "completions/repetition")
+Metric = Literal[
+    "loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "margin", "accuracy",
+    "objective/scores", "objective/kl", "completions/ended", "completions/repetition",
+]  # fmt: skip
 
 
 MODEL, OPTIMISATION = section("Model and data", 1), section("Optimisation", 2)
@@ -67,14 +75,20 @@ class Settings:
     """Steps between checkpoints."""
     log_every: Annotated[int, RUNNING] = 10
     """Steps between lines, where there is no terminal for a bar."""
+    report_to: Annotated[str | None, RUNNING] = None
+    """Trackers that get a copy of the log, through accelerate; tensorboard, or several, a,b."""
     dtype: Annotated[Dtype, RUNNING] = "auto"
     """To compute in; auto is bfloat16 on a GPU that has it, else float32."""
 
     def __post_init__(self):
         for name, hint in get_type_hints(type(self)).items():
-            if get_origin(hint) is Literal:
-                known = get_args(hint)
-                require(self, name, getattr(self, name) in known, f"one of {', '.join(known)}")
+            value = getattr(self, name)
+            for literal in (
+                part for part in (hint, *get_args(hint)) if get_origin(part) is Literal
+            ):
+                known = get_args(literal)
+                allowed = value in known or (value is None and hint != literal)
+                require(self, name, allowed, f"one of {', '.join(known)}")
         require(self, "steps", self.steps is None or self.steps >= 1, "at least 1")
         for name in ("batch_size", "accumulate", "save_every", "log_every"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
@@ -103,16 +117,60 @@ class HeldOutSettings(Settings):
     """Held-out rows to be measured on while training; of a folder, its test_preferences.jsonl."""
     eval_every: Annotated[int | None, RUNNING] = None
     """Steps between measurements on --eval-data; ten in a run if not given."""
+    metric_for_best_model: Annotated[Metric | None, RUNNING] = None
+    """Held-out figure by which the saved model is the best measured; the last if not given."""
+    early_stopping_patience: Annotated[int | None, RUNNING] = None
+    """Measurements in a row without a better one after which the run ends."""
 
     def __post_init__(self):
         super().__post_init__()
-        require(self, "eval_every", self.eval_every is None or self.eval_every >= 1, "at least 1")
-        watched = self.eval_every is None or self.eval_data is not None
-        require(self, "eval_every", watched, "left out without eval_data")
+        for name, needed in (
+            ("eval_every", "eval_data"),
+            ("metric_for_best_model", "eval_data"),
+            ("early_stopping_patience", "metric_for_best_model"),
+        ):
+            value = getattr(self, name)
+            positive = isinstance(value, str | None) or value >= 1
+            require(self, name, positive, "at least 1")
+            watched = value is None or getattr(self, needed) is not None
+            require(self, name, watched, f"left out without {needed}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTSettings(HeldOutSettings):
+class SampledSettings(HeldOutSettings):
+    """Settings of a stage that can be watched by what its policy writes."""
+
+    samples: Annotated[int, SAMPLING] = 0
+    """Completions drawn at each measurement, of the first prompts of --eval-data; 0 draws none."""
+    max_new_tokens: Annotated[int, SAMPLING] = 64
+    """Tokens of a completion."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self, "samples", self.samples >= 0, "at least 0")
+        watched = self.samples == 0 or self.eval_data is not None
+        require(self, "samples", watched, "0 without eval_data")
+        require(self, "max_new_tokens", self.max_new_tokens >= 1, "at least 1")
+        room = self.max_length - 2  # for a prompt
+        fits = self.samples == 0 or self.max_new_tokens <= room
+        require(self, "max_new_tokens", fits, "at most max_length - 2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedSettings(SampledSettings):
+    """Settings of a stage that learns without a reward, and may have its samples judged by one."""
+
+    reward: Annotated[str | None, SAMPLING] = None
+    """Folder of a reward model that scores the samples; "true" is the built-in world's own."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        watched = self.reward is None or self.samples > 0
+        require(self, "reward", watched, "left out without samples")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTSettings(JudgedSettings):
     """Settings of supervised fine-tuning; nothing but a learning rate of its own."""
 
     lr: Annotated[float, OPTIMISATION] = 1e-5
@@ -128,7 +186,7 @@ class RewardSettings(HeldOutSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOSettings(HeldOutSettings):
+class DPOSettings(JudgedSettings):
     """Settings of DPO; `reference` is a model's name or folder, by default the policy itself."""
 
     beta: Annotated[float, _DPO] = 0.1
@@ -146,13 +204,15 @@ class DPOSettings(HeldOutSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOSettings(Settings):
+class PPOSettings(SampledSettings):
     """PPO's numbers. The DPO paper gives none but target KLs of 3, 6, 9, 12 nats (section 6.1).
 
     Where nothing else is said the defaults are those of Ziegler et al. 2019 for GPT-2 124M
     (their code, lm-human-preferences). A batch is a minibatch.
     """
 
+    eval_data: Annotated[str | None, MODEL] = None
+    """Held-out prompts that --samples are drawn for; of a folder, its test_prompts.jsonl."""
     reward: Annotated[str, _PPO]
     """Folder of a reward model; "true" is the built-in world's own (PPO-GT)."""
     beta: Annotated[float, _PPO] = 0.1
@@ -192,7 +252,7 @@ class PPOSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("max_new_tokens", "epochs", "minibatches"):
+        for name in ("epochs", "minibatches"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("temperature", "clip_range", "target_kl", "value_clip_range"):
             value = getattr(self, name)
@@ -204,6 +264,8 @@ class PPOSettings(Settings):
             require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
         room = self.max_length - 2  # for a prompt
         require(self, "max_new_tokens", self.max_new_tokens <= room, "at most max_length - 2")
+        drawn = self.eval_data is None or self.samples > 0
+        require(self, "samples", drawn, "at least 1 with eval_data")
         require(self, "beta", self.beta > 0 or self.target_kl is None, "positive for a target_kl")
 
 

@@ -7,7 +7,7 @@ import torch
 from dpo_lib.language_model.data.order import derive_seed
 from dpo_lib.language_model.data.reading import read_preferences
 from dpo_lib.language_model.data.tokens import tokenize_preferences
-from dpo_lib.language_model.judging.evaluation import sample, sequence_kl
+from dpo_lib.language_model.generation.samples import sample, sequence_kl
 from dpo_lib.language_model.judging.statistics import (
     best_of,
     best_of_kl,

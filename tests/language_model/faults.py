@@ -148,9 +148,10 @@ def count_events(work) -> int:
 
 
 def ends(run: Path) -> dict[str, str]:
-    """Hashes of all that must be the same: log, model, and the newest checkpoint."""
+    """Hashes of all that must be the same: log, samples, model, and the newest checkpoint."""
     newest = sorted((run / "checkpoints").glob("step-*"))[-1]
-    files = [run / "metrics.jsonl", *sorted((run / "model").iterdir()), *sorted(newest.iterdir())]
+    logs = [run / "metrics.jsonl", *run.glob("samples.jsonl")]
+    files = [*logs, *sorted((run / "model").iterdir()), *sorted(newest.iterdir())]
     return {str(f.relative_to(run)): sha256(f.read_bytes()).hexdigest() for f in files}
 
 

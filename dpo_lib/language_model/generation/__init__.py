@@ -6,6 +6,7 @@ __all__, __getattr__, __dir__ = exports(
     __name__,
     {
         "sampling": ["generate"],
+        "samples": ["Samples", "repeated_share", "sample", "sequence_kl"],
         "rollouts": ["Rollouts"],
     },
 )

@@ -6,7 +6,7 @@ __all__, __getattr__, __dir__ = exports(
     __name__,
     {
         "statistics": ["Estimate", "best_of", "best_of_kl", "difference", "estimate", "win_rate"],
-        "evaluation": ["evaluate", "evaluate_settings", "sample", "sequence_kl"],
+        "evaluation": ["evaluate", "evaluate_settings"],
         "training_log": ["Log", "read_log"],
         "curves": ["plot"],
         "doctor": ["Finding", "diagnose"],

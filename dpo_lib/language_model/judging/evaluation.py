@@ -1,15 +1,12 @@
 """Policies judged by completions that they sample for held-out prompts (section 6)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-
-import torch
-from torch import Tensor
+from dataclasses import asdict
 
 from dpo_lib.language_model.data.order import derive_seed
 from dpo_lib.language_model.data.reading import held_out, read_prompts
 from dpo_lib.language_model.data.tokens import tokenize_prompts
-from dpo_lib.language_model.generation.sampling import check, generate
+from dpo_lib.language_model.generation.samples import Samples, sample, sequence_kl
 from dpo_lib.language_model.judging.statistics import (
     best_of,
     best_of_kl,
@@ -17,82 +14,15 @@ from dpo_lib.language_model.judging.statistics import (
     estimate,
     win_rate,
 )
-from dpo_lib.language_model.models.judges import load_judge, world_score
+from dpo_lib.language_model.models.judges import Score, load_score
 from dpo_lib.language_model.models.policies import load_trained
-from dpo_lib.language_model.scoring.logprobs import token_logps
 from dpo_lib.language_model.settings import EvaluationSettings
-
-Tokens = tuple[int, ...]
-Score = Callable[[list[tuple[Tokens, Tokens]]], Tensor]  # (prompt, completion) pairs -> (n,)
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Completions of one policy, `samples` in a row for each prompt, and what they score."""
-
-    sequences: list[tuple[Tokens, Tokens]]  # prompts * samples of (prompt ids, completion ids)
-    rewards: Tensor  # (prompts, samples), reward units
-    lengths: Tensor  # (prompts, samples), tokens with the EOS
-    ended: Tensor  # (prompts, samples), 1 if the completion ended with an EOS
-
-
-@torch.no_grad()
-def sample(
-    model,
-    prompts: Sequence[Tokens],
-    score: Score,
-    eos: int,
-    *,
-    samples: int = 1,
-    max_new_tokens: int = 64,
-    temperature: float = 1.0,
-    seed: int = 0,
-    batch_size: int = 64,
-) -> Samples:
-    """Draw `samples` completions for each prompt and score them."""
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
-    check(model, prompts, max_new_tokens, temperature, eos)  # names a prompt by its own number
-    repeated = [tuple(prompt) for prompt in prompts for _ in range(samples)]
-    generator = torch.Generator().manual_seed(seed)
-    completions = generate(model, repeated, max_new_tokens, temperature, generator, eos, batch_size)
-    sequences = list(zip(repeated, completions, strict=True))
-    scores = [score(batch).double().cpu() for batch in _batches(sequences, batch_size)]
-    shape = (len(prompts), samples)
-    lengths = torch.tensor([len(c) for _, c in sequences], dtype=torch.float64)
-    ended = torch.tensor([c[-1:] == (eos,) for _, c in sequences], dtype=torch.float64)
-    return Samples(sequences, torch.cat(scores).view(shape), lengths.view(shape), ended.view(shape))
-
-
-@torch.no_grad()
-def sequence_kl(
-    policy, reference, drawn: Samples, temperature: float = 1.0, batch_size: int = 64
-) -> tuple[Tensor, Tensor]:
-    """Two unbiased estimates of KL(policy || reference) in nats for each sample.
-
-    k1 is log pi(y) - log pi_ref(y), summed over the tokens that the policy drew; k3 sums
-    pi_ref / pi - 1 - log(pi_ref / pi) over the tokens, which is never negative: a check on k1
-    near the reference, but far from it a few rare samples carry its mean. The KL is that of what
-    was run: drawing at this temperature, at most max_new_tokens tokens.
-
-    Returns:
-        k1 and k3, both (prompts, samples), float64.
-    """
-    k1, k3 = [], []
-    for batch in _batches(drawn.sequences, batch_size):
-        ours = token_logps(policy, batch, temperature)
-        theirs = token_logps(reference, batch)
-        for log_policy, log_ref in zip(ours, theirs, strict=True):
-            log_ratio = log_policy.double().cpu() - log_ref.double().cpu()
-            k1.append(log_ratio.sum())
-            k3.append((torch.expm1(-log_ratio) + log_ratio).sum())
-    return torch.stack(k1).view_as(drawn.rewards), torch.stack(k3).view_as(drawn.rewards)
 
 
 def evaluate(
     policies: dict[str, object],
     reference,
-    prompts: Sequence[Tokens],
+    prompts: Sequence[tuple[int, ...]],
     score: Score,
     eos: int,
     *,
@@ -147,10 +77,6 @@ def _summary(drawn: Samples) -> dict:
     return {"reward": found["rewards"], "length": found["lengths"], "ended": found["ended"]}
 
 
-def _batches(items: Sequence, size: int):
-    return (items[i : i + size] for i in range(0, len(items), size))
-
-
 def evaluate_settings(given: EvaluationSettings, tell: Callable[[str], None]) -> dict:
     """Load what the settings name and `evaluate` it; the report begins with them.
 
@@ -159,10 +85,7 @@ def evaluate_settings(given: EvaluationSettings, tell: Callable[[str], None]) ->
     """
     reference, tokenizer = load_trained(given.reference)
     policies = {folder: load_trained(folder, tokenizer)[0] for folder in given.model}
-    if given.reward == "true":
-        score = world_score(tokenizer)
-    else:
-        score = load_judge(given.reward, tokenizer).to(reference.device).score
+    score = load_score(given.reward, tokenizer, reference.device)
     texts, rows = read_prompts(held_out(given.data, "prompts"), tokenizer)
     wanted = len(texts) if given.prompts is None else given.prompts
     for number in range(wanted, len(texts)):

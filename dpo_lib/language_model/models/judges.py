@@ -20,6 +20,15 @@ def load_judge(folder: str, tokenizer: PreTrainedTokenizerBase) -> RewardModel:
     return RewardModel.load(folder).requires_grad_(False).eval()
 
 
+def load_score(
+    reward: str, tokenizer: PreTrainedTokenizerBase, device: torch.device | str
+) -> Score:
+    """The score of the judge that a user names: "true", or the folder of a reward model."""
+    if reward == "true":
+        return world_score(tokenizer)
+    return load_judge(reward, tokenizer).to(device).score
+
+
 def world_score(tokenizer: PreTrainedTokenizerBase) -> Score:
     """The true reward of the built-in world, of the text without its EOS."""
 

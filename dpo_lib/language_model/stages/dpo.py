@@ -15,21 +15,25 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dpo_lib.language_model.data.reading import Report
 from dpo_lib.language_model.data.tokens import Pair
 from dpo_lib.language_model.models.devices import at_least_float32, precision
+from dpo_lib.language_model.models.judges import Score
 from dpo_lib.language_model.models.policies import load_tokenizer, save_policy
 from dpo_lib.language_model.scoring.logprobs import pair_logps, pair_logps_in_parts, pair_sides
 from dpo_lib.language_model.settings import DPOSettings
+from dpo_lib.language_model.stages.fresh_samples import FreshSamples
 from dpo_lib.language_model.stages.loading import (
     batches,
     check_comparable,
     fingerprint,
+    held_out_hash,
     layout,
     load_first,
     load_held_out,
+    load_own_judge,
     load_pairs,
     load_reference,
 )
 from dpo_lib.language_model.stages.reference_scores import ReferenceScores
-from dpo_lib.language_model.training.stage import Stage
+from dpo_lib.language_model.training.stage import Measurement, Stage
 from dpo_lib.objective import implicit_reward
 from dpo_lib.variants import choose_loss
 
@@ -44,6 +48,7 @@ class DPO(Stage):
         tokenizer: saved beside the policy.
         pairs: labelled pairs as token ids.
         held_out: others, to be measured on.
+        judge: scores the completions of their prompts, if `settings.samples` asks for some.
     """
 
     may_shard = True
@@ -56,17 +61,21 @@ class DPO(Stage):
         tokenizer: PreTrainedTokenizerBase,
         pairs: list[Pair],
         held_out: Sequence[Pair] = (),
+        judge: Score | None = None,
     ):
         check_comparable(policy, reference, pair_sides([*pairs, *held_out]))
         self.settings = settings.for_items(len(pairs))
         self.policy, self.reference = policy, reference
         self.tokenizer, self.pairs, self.held_out = tokenizer, pairs, list(held_out)
+        prompts = [pair.prompt for pair in held_out]
+        self.samples = FreshSamples(settings, tokenizer, prompts, policy, reference, judge)
         self.loss = choose_loss(
             settings.loss, settings.beta, settings.label_smoothing, settings.alpha
         )
         self.modules = {"policy": policy}
         self.items, self.tokens = len(pairs), sum(pair.tokens for pair in pairs)
         self.fingerprint = fingerprint(pairs, tokenizer, model=policy, reference=reference)
+        self.fingerprint |= held_out_hash(held_out)
         wide = at_least_float32(policy.dtype)
         self.scores = ReferenceScores(self.settings, self.items, self.fingerprint, wide)
         self.scored = 0  # the step up to which the reference has scored all that is met
@@ -79,7 +88,8 @@ class DPO(Stage):
         held_out = load_held_out(settings, tokenizer, pairs)
         policy = load_first(settings, tokenizer)
         reference = load_reference(settings, tokenizer, policy)
-        return cls(settings, policy, reference, tokenizer, pairs, held_out), report
+        judge = load_own_judge(settings, tokenizer, policy)
+        return cls(settings, policy, reference, tokenizer, pairs, held_out, judge), report
 
     def layout(self) -> dict[str, str]:
         """As the log-probabilities are computed."""
@@ -97,12 +107,13 @@ class DPO(Stage):
             if self.scores.complete:
                 self.reference = None
 
-    def evaluate(self) -> dict[str, float]:
-        """Loss, rewards and log-probabilities of the held-out pairs under the present policy."""
+    def evaluate(self) -> Measurement:
+        """Loss, rewards and log-probabilities of the held-out pairs, and fresh completions."""
         self.start(1)  # before the first step the reference has not been asked yet
         scores = (*self.score_held_out(self.policy).unbind(-1), *self.held_out_ref_logps.unbind(-1))
         found = {"loss": self.loss(*scores)} | reward_metrics(*scores, self.settings.beta)
-        return {f"eval_{name}": values.mean().item() for name, values in found.items()}
+        of_pairs = {f"eval_{name}": values.mean().item() for name, values in found.items()}
+        return Measurement(of_pairs) | self.samples.draw(self.policy)
 
     @torch.no_grad()
     def score_held_out(self, model: PreTrainedModel) -> Tensor:

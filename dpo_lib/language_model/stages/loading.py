@@ -12,7 +12,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dpo_lib.language_model._transformers import attention_of
-from dpo_lib.language_model.data.reading import Report, held_out, read_examples, read_preferences
+from dpo_lib.language_model.data.reading import (
+    Report,
+    held_out,
+    read_examples,
+    read_preferences,
+    read_prompts,
+)
 from dpo_lib.language_model.data.rows import DataError
 from dpo_lib.language_model.data.tokens import (
     Pair,
@@ -21,9 +27,11 @@ from dpo_lib.language_model.data.tokens import (
     data_hash,
     tokenize_examples,
     tokenize_preferences,
+    tokenize_prompts,
 )
 from dpo_lib.language_model.models.devices import pick_device
 from dpo_lib.language_model.models.hashes import state_hash, tokenizer_hash
+from dpo_lib.language_model.models.judges import Score, load_score
 from dpo_lib.language_model.models.policies import (
     check_same_tokens,
     frozen_copy,
@@ -32,8 +40,8 @@ from dpo_lib.language_model.models.policies import (
 )
 from dpo_lib.language_model.scoring.layouts import layout_of
 from dpo_lib.language_model.scoring.sequences import check_data
-from dpo_lib.language_model.settings import HeldOutSettings, Settings, TrainingError
-from dpo_lib.language_model.training.processes import processes
+from dpo_lib.language_model.settings import HeldOutSettings, JudgedSettings, Settings, TrainingError
+from dpo_lib.language_model.training.parallel.processes import processes
 
 
 def load_pairs(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Pair], Report]:
@@ -71,6 +79,21 @@ def load_held_out_examples(
     examples = tokenize_examples(rows, tokenizer, settings.max_length, report)
     _check_held_out(path, examples, set(trained_on), report)
     return examples
+
+
+def load_held_out_prompts(
+    settings: HeldOutSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    trained_on: list[tuple[int, ...]],
+) -> list[tuple[int, ...]]:
+    """The prompts that `settings.eval_data` names; errors are those of load_held_out."""
+    if settings.eval_data is None:
+        return []
+    path = held_out(settings.eval_data, "prompts", "preferences")
+    texts, report = read_prompts(path, tokenizer)
+    prompts = tokenize_prompts(texts, tokenizer, settings.max_length, report)
+    _check_held_out(path, prompts, set(trained_on), report)
+    return prompts
 
 
 def _check_held_out(path: str | Path, items: list, known: set, report: Report) -> None:
@@ -111,6 +134,15 @@ def load_reference(
     return model.requires_grad_(False).eval().to(policy.device)
 
 
+def load_own_judge(
+    settings: JudgedSettings, tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel
+) -> Score | None:
+    """What scores the samples of a stage that itself needs no reward; None if nothing is named."""
+    if settings.reward is None:
+        return None
+    return load_score(settings.reward, tokenizer, policy.device)
+
+
 def check_comparable(
     policy: PreTrainedModel, reference: PreTrainedModel, sequences: Sequences
 ) -> None:
@@ -127,6 +159,11 @@ def fingerprint(
     """What a run is bound to: its folder takes no other data, tokenizer or first weights."""
     hashes = {name: state_hash(model) for name, model in models.items()}
     return {"data": data_hash(items), "tokenizer": tokenizer_hash(tokenizer), **hashes}
+
+
+def held_out_hash(items: Sequence) -> dict[str, str]:
+    """The same for rows that are only measured on, where there are any."""
+    return {"held-out data": data_hash(items)} if items else {}
 
 
 def layout(model: PreTrainedModel) -> dict[str, str]:

@@ -12,7 +12,7 @@ One file: an iteration is understood as a whole, from the draw to the last clipp
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -39,11 +39,14 @@ from dpo_lib.language_model.models.policies import load_tokenizer, save_policy
 from dpo_lib.language_model.scoring.logprobs import token_logps
 from dpo_lib.language_model.scoring.sequences import check_data
 from dpo_lib.language_model.settings import PPOSettings
+from dpo_lib.language_model.stages.fresh_samples import FreshSamples
 from dpo_lib.language_model.stages.loading import (
     check_comparable,
     fingerprint,
+    held_out_hash,
     layout,
     load_first,
+    load_held_out_prompts,
     load_reference,
 )
 from dpo_lib.language_model.stages.ppo_terms import (
@@ -53,8 +56,8 @@ from dpo_lib.language_model.stages.ppo_terms import (
     controlled_beta,
     logps_and_entropies,
 )
-from dpo_lib.language_model.training.processes import processes
-from dpo_lib.language_model.training.stage import Stage
+from dpo_lib.language_model.training.parallel.processes import processes
+from dpo_lib.language_model.training.stage import Measurement, Stage
 from dpo_lib.losses import ppo_clip_loss
 
 
@@ -70,6 +73,7 @@ class PPO(Stage):
         prompts: token ids, none empty.
         score: the reward to climb.
         judge: the reward's name among the hashes that are fixed for a run.
+        held_out: prompts that are not drawn for in training, for samples to watch it by.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class PPO(Stage):
         prompts: list[tuple[int, ...]],
         score: Score,
         judge: str,
+        held_out: Sequence[tuple[int, ...]] = (),
     ):
         longest = (tokenizer.eos_token_id,) * settings.max_new_tokens
         sequences = [(prompt, longest) for prompt in prompts]
@@ -98,7 +103,8 @@ class PPO(Stage):
         self.modules = {"policy": policy, "value": value, "rollouts": self.rollouts}
         self.tokens = sum(map(len, prompts))  # those that are given
         hashes = fingerprint(prompts, tokenizer, model=policy, reference=reference)
-        self.fingerprint = hashes | {"reward": judge}
+        self.fingerprint = hashes | {"reward": judge} | held_out_hash(held_out)
+        self.samples = FreshSamples(settings, tokenizer, held_out, policy, reference, score)
 
     @classmethod
     def from_settings(cls, settings: PPOSettings) -> tuple["PPO", Report]:
@@ -107,6 +113,7 @@ class PPO(Stage):
         texts, report = read_prompts(settings.data, tokenizer)
         room = settings.max_length - settings.max_new_tokens
         prompts = tokenize_prompts(texts, tokenizer, room, report)
+        held_out = load_held_out_prompts(settings, tokenizer, prompts)
         policy = load_first(settings, tokenizer)
         reference = load_reference(settings, tokenizer, policy)
         if settings.reward == "true":
@@ -114,8 +121,8 @@ class PPO(Stage):
         else:
             model = load_judge(settings.reward, tokenizer).to(policy.device)
             score, body, judge = model.score, model.body, state_hash(model)
-        value = ValueModel(body)
-        return cls(settings, policy, reference, value, tokenizer, prompts, score, judge), report
+        loaded = (policy, reference, ValueModel(body), tokenizer, prompts, score, judge, held_out)
+        return cls(settings, *loaded), report
 
     def layout(self) -> dict[str, str]:
         """As the log-probabilities are computed."""
@@ -216,6 +223,10 @@ class PPO(Stage):
         tokens = self.weight(rows)  # the log divides by it
         sums |= {name: mean * tokens for name, mean in self.objective().items()}
         return sums | {"num_tokens": tokens}
+
+    def evaluate(self) -> Measurement:
+        """Fresh completions of held-out prompts, with the figures of `objective`."""
+        return self.samples.draw(self.policy)
 
     def objective(self) -> dict[str, float]:
         """What the present completions say of objective (3): means over the iteration.

@@ -20,7 +20,7 @@ from torch import Tensor
 from dpo_lib.language_model.data.order import batch_indices
 from dpo_lib.language_model.files import discard, whole
 from dpo_lib.language_model.settings import DPOSettings, TrainingError
-from dpo_lib.language_model.training.processes import micro_batches, processes
+from dpo_lib.language_model.training.parallel.processes import micro_batches, processes
 from dpo_lib.language_model.training.progress import counted
 
 FILE = "reference.safetensors"

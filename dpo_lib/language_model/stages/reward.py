@@ -23,11 +23,12 @@ from dpo_lib.language_model.settings import RewardSettings
 from dpo_lib.language_model.stages.loading import (
     batches,
     fingerprint,
+    held_out_hash,
     load_first,
     load_held_out,
     load_pairs,
 )
-from dpo_lib.language_model.training.stage import Stage
+from dpo_lib.language_model.training.stage import Measurement, Stage
 from dpo_lib.losses import reward_loss
 
 
@@ -56,7 +57,7 @@ class Reward(Stage):
         model.check(_sequences([*pairs, *held_out]))
         self.modules = {"reward": model}
         self.items, self.tokens = len(pairs), sum(pair.tokens for pair in pairs)
-        self.fingerprint = fingerprint(pairs, tokenizer, model=model)
+        self.fingerprint = fingerprint(pairs, tokenizer, model=model) | held_out_hash(held_out)
 
     @classmethod
     def from_settings(cls, settings: RewardSettings) -> tuple["Reward", Report]:
@@ -89,21 +90,21 @@ class Reward(Stage):
         }
 
     @torch.no_grad()
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self) -> Measurement:
         """Loss, accuracy and margin on the held-out pairs."""
         with precision(self.settings, self.model.shift.device):
             rewards = [
                 pair_rewards(self.model, part) for part in batches(self.held_out, self.settings)
             ]
         if not rewards:
-            return {}
+            return Measurement()
         chosen, rejected = torch.cat(rewards).unbind(1)
         found = {
             "loss": reward_loss(chosen, rejected),
             "accuracy": correct(chosen, rejected),
             "margin": chosen - rejected,
         }
-        return {f"eval_{name}": values.mean().item() for name, values in found.items()}
+        return Measurement({f"eval_{name}": values.mean().item() for name, values in found.items()})
 
     def save(self, directory: Path) -> None:
         """Normalise the rewards to mean 0 on the data set, then write the reward model."""

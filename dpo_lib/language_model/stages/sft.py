@@ -16,18 +16,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dpo_lib.language_model.data.reading import Report, read_examples
 from dpo_lib.language_model.data.tokens import TokenExample, tokenize_examples
 from dpo_lib.language_model.models.devices import precision
+from dpo_lib.language_model.models.judges import Score
 from dpo_lib.language_model.models.policies import load_tokenizer, save_policy
 from dpo_lib.language_model.scoring.logprobs import token_logps
 from dpo_lib.language_model.scoring.sequences import check_data
 from dpo_lib.language_model.settings import SFTSettings
+from dpo_lib.language_model.stages.fresh_samples import FreshSamples
 from dpo_lib.language_model.stages.loading import (
     batches,
     fingerprint,
+    held_out_hash,
     layout,
     load_first,
     load_held_out_examples,
+    load_own_judge,
 )
-from dpo_lib.language_model.training.stage import Stage
+from dpo_lib.language_model.training.stage import Measurement, Stage
 
 
 class SFT(Stage):
@@ -39,6 +43,7 @@ class SFT(Stage):
         tokenizer: saved beside the model.
         examples: prompts and completions as token ids.
         held_out: others, to be measured on.
+        judge: scores the completions of their prompts, if `settings.samples` asks for some.
     """
 
     may_shard = True
@@ -50,6 +55,7 @@ class SFT(Stage):
         tokenizer: PreTrainedTokenizerBase,
         examples: list[TokenExample],
         held_out: Sequence[TokenExample] = (),
+        judge: Score | None = None,
     ):
         self.settings = settings.for_items(len(examples))
         self.model, self.tokenizer = model, tokenizer
@@ -58,10 +64,12 @@ class SFT(Stage):
         check_data(model, self.sequences)
         if self.held_out:
             check_data(model, self.held_out)
+        prompts = [prompt for prompt, _ in self.held_out]
+        self.samples = FreshSamples(settings, tokenizer, prompts, model, judge=judge)
         self.modules = {"policy": model}
         self.items = len(examples)
         self.tokens = sum(len(prompt) + len(completion) for prompt, completion in self.sequences)
-        self.fingerprint = fingerprint(examples, tokenizer, model=model)
+        self.fingerprint = fingerprint(examples, tokenizer, model=model) | held_out_hash(held_out)
 
     @classmethod
     def from_settings(cls, settings: SFTSettings) -> tuple["SFT", Report]:
@@ -71,21 +79,23 @@ class SFT(Stage):
         examples = tokenize_examples(rows, tokenizer, settings.max_length, report)
         held_out = load_held_out_examples(settings, tokenizer, examples)
         model = load_first(settings, tokenizer)
-        return cls(settings, model, tokenizer, examples, held_out), report
+        judge = load_own_judge(settings, tokenizer, model)
+        return cls(settings, model, tokenizer, examples, held_out, judge), report
 
     def layout(self) -> dict[str, str]:
         """As the log-probabilities are computed."""
         return layout(self.model)
 
     @torch.no_grad()
-    def evaluate(self) -> dict[str, float]:
-        """The mean loss of a held-out completion token."""
+    def evaluate(self) -> Measurement:
+        """The mean loss of a held-out completion token, and fresh completions."""
         with precision(self.settings, self.model.device):
             parts = [
                 torch.cat(token_logps(self.model, part))
                 for part in batches(self.held_out, self.settings)
             ]
-        return {"eval_loss": -torch.cat(parts).mean().item()} if parts else {}
+        loss = Measurement({"eval_loss": -torch.cat(parts).mean().item()} if parts else {})
+        return loss | self.samples.draw(self.model)
 
     def weight(self, indices: list[int]) -> float:
         """Completion tokens: the mean is over tokens, not over completions."""

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -52,7 +52,14 @@ class Checkpoint:
     passed_over: tuple[str, ...] = ()  # newer ones that are damaged, "path: reason"
 
 
-def save(run: Path, step: int, tensors: dict[str, Tensor], extras: dict, keep: int = 2) -> Path:
+def save(
+    run: Path,
+    step: int,
+    tensors: dict[str, Tensor],
+    extras: dict,
+    keep: int = 2,
+    also: int | None = None,
+) -> Path:
     """Write RUN/checkpoints/step-NNNNNN, whole or not at all; then keep the newest `keep`.
 
     What is newer than `step` is removed too: a run that fell back to an older checkpoint has
@@ -63,6 +70,7 @@ def save(run: Path, step: int, tensors: dict[str, Tensor], extras: dict, keep: i
         step: optimiser steps taken, at least 0.
         tensors: any devices and dtypes; shared storage is written once for each name.
         extras: what JSON can hold; floats come back to the bit.
+        also: the step of another one to keep, if it is there.
 
     Raises:
         CheckpointError: the disk is full, say; the checkpoints there are untouched.
@@ -79,7 +87,7 @@ def save(run: Path, step: int, tensors: dict[str, Tensor], extras: dict, keep: i
             }
             _write(scratch / MANIFEST, [json_bytes({"format": 1, "step": step, "files": files})])
         steps = sorted(_steps(folder))
-        kept = [other for other in steps if other <= step][-keep:]
+        kept = [also, *[other for other in steps if other <= step][-keep:]]
         for other in steps:
             if other not in kept:
                 discard(folder / f"step-{other:06d}")
@@ -97,18 +105,26 @@ def load(run: Path) -> Checkpoint | None:
     folder = Path(run) / "checkpoints"
     damaged = []
     for step in sorted(_steps(folder), reverse=True):
-        directory = folder / f"step-{step:06d}"
         try:
-            verify(directory, step)
-            extras = json.loads((directory / STATE).read_text())
-            return Checkpoint(step, load_file(directory / TENSORS), extras, tuple(damaged))
+            return replace(load_at(run, step), passed_over=tuple(damaged))
         except CheckpointError as error:
             damaged.append(str(error))
-        except (OSError, ValueError, SafetensorError) as error:
-            damaged.append(f"{directory}: {getattr(error, 'strerror', None) or error}")
     if damaged:
         raise CheckpointError(f"no complete checkpoint; {'; '.join(damaged)}")
     return None
+
+
+def load_at(run: Path, step: int) -> Checkpoint:
+    """The checkpoint of one step; CheckpointError says why it cannot be had."""
+    directory = Path(run) / "checkpoints" / f"step-{step:06d}"
+    try:
+        verify(directory, step)
+        extras = json.loads((directory / STATE).read_text())
+        return Checkpoint(step, load_file(directory / TENSORS), extras)
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{directory}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def verify(directory: Path, step: int) -> None:

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from dpo_lib.language_model.data.order import batch_indices
 from dpo_lib.language_model.settings import Settings, TrainingError
-from dpo_lib.language_model.training import checkpoint, sharding
-from dpo_lib.language_model.training.processes import micro_batches, processes
+from dpo_lib.language_model.training import checkpoint
+from dpo_lib.language_model.training.measuring import Measuring
+from dpo_lib.language_model.training.parallel import sharding
+from dpo_lib.language_model.training.parallel.processes import micro_batches, processes
 from dpo_lib.language_model.training.run_folder import RunFolder
 from dpo_lib.language_model.training.stage import Stage
 
@@ -36,12 +38,12 @@ class Learner:
         self.stage, self.group = stage, processes()
         self.step = 0  # optimiser steps taken
         self.num_tokens = 0
+        self.measuring = Measuring(stage.settings)
 
     def start(self, saved: checkpoint.Checkpoint | None) -> None:
         """Take a checkpoint's place; None is the beginning. Weights are whole until then."""
         if saved is not None:
-            weights = {n: t for n, t in saved.tensors.items() if not n.startswith("optimizer/")}
-            checkpoint.copy_into(self._weights(), weights)
+            self.take_weights(saved)
         if self.group.sharded:
             for module in self.stage.modules.values():
                 sharding.shard(module, self.group.count)
@@ -50,6 +52,17 @@ class Learner:
             self._restore_optimizer(saved.tensors)
             self.stage.load_state(saved.extras["stage"])
             self.step, self.num_tokens = saved.step, saved.extras["num_tokens"]
+            self.measuring.load_state(saved.extras["measuring"])
+
+    def take_weights(self, saved: checkpoint.Checkpoint) -> None:
+        """Take a checkpoint's weights and nothing else, where they are whole."""
+        weights = {n: t for n, t in saved.tensors.items() if not n.startswith("optimizer/")}
+        checkpoint.copy_into(self._weights(), weights)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is taken, or held-out figures have been no better for too long."""
+        return self.step >= self.stage.settings.steps or self.measuring.exhausted
 
     def update(self, step: int | None = None) -> dict:
         """One optimiser step, the next one if none is named; returns its line of the log."""
@@ -125,9 +138,13 @@ class Learner:
         return weights + state * (2 if self.stage.settings.optimizer == "adamw" else 1)
 
     def save(self, run: RunFolder) -> None:
-        """Write a checkpoint of all this into the run's folder."""
-        extras = {"stage": self.stage.state(), "num_tokens": self.num_tokens}
-        run.save(self.step, self.tensors(), extras)
+        """Write a checkpoint of all this into the run's folder; that of the best step stays."""
+        extras = {
+            "stage": self.stage.state(),
+            "num_tokens": self.num_tokens,
+            "measuring": self.measuring.state(),
+        }
+        run.save(self.step, self.tensors(), extras, self.measuring.best_step)
         self.group.wait()
 
     def _make_optimizer(self) -> None:

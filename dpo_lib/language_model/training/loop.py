@@ -6,15 +6,19 @@ the same bytes, weights, optimiser and log, as a run that was left alone (on one
 with one torch version and one number of threads).
 """
 
+import math
+from dataclasses import asdict
 from pathlib import Path
 
 from dpo_lib.language_model.settings import TrainingError
-from dpo_lib.language_model.training import sharding
+from dpo_lib.language_model.training import checkpoint
 from dpo_lib.language_model.training.learner import Learner
-from dpo_lib.language_model.training.processes import Signals, processes
+from dpo_lib.language_model.training.parallel import sharding
+from dpo_lib.language_model.training.parallel.processes import Signals, processes
 from dpo_lib.language_model.training.progress import Progress
 from dpo_lib.language_model.training.run_folder import RunFolder
 from dpo_lib.language_model.training.stage import Stage, about, first_line
+from dpo_lib.language_model.training.trackers import Trackers, trackers_of
 
 
 def train(stage: Stage) -> Path:
@@ -34,6 +38,7 @@ def train(stage: Stage) -> Path:
         )
     if group.sharded and not stage.may_shard:
         raise TrainingError(f"{type(stage).__name__} cannot be sharded: leave --use_fsdp out")
+    tracked = trackers_of(settings.report_to) if group.main else []
     hashes = {f"{name} (hash)": value for name, value in stage.fingerprint.items()}
     facts = {"stage": type(stage).__name__, **hashes}
     group.require_same(facts)
@@ -41,45 +46,72 @@ def train(stage: Stage) -> Path:
     with RunFolder(settings.out, settings, facts, settings.resume, group.main, found) as run:
         group.wait()
         learner = Learner(stage)
-        learner.start(run.load())
+        saved = run.load()
+        learner.start(saved)
+        new, saved = saved is None, None  # its tensors would stay in memory
         done = (learner.step, learner.num_tokens)
         notes = [first_line(stage, found), *run.notes]
         with Progress(settings, *done, notes, show=group.main) as bar:
-            if learner.step == 0:
-                _evaluate(learner, run, bar)
-                run.require_space(learner.checkpoint_bytes() * 3)  # two are kept, one is written
+            trackers = Trackers(tracked, run.path, asdict(settings), bar.note)
+            if new:
+                _measure(learner, run, bar, trackers)
+                # two are kept, one is written, and one may be the best
+                run.require_space(
+                    learner.checkpoint_bytes() * (4 if learner.measuring.metric else 3)
+                )
                 learner.save(run)
-            _loop(learner, run, bar)
-        if group.sharded:
-            for module in stage.modules.values():
-                sharding.gather(module)
+            _loop(learner, run, bar, trackers)
+            trackers.finish()
+            if group.sharded:
+                for module in stage.modules.values():
+                    sharding.gather(module)
+            _take_the_best(learner, run, bar)
         run.finish(stage.save)
         group.wait()
     return run.path
 
 
-def _loop(learner: Learner, run: RunFolder, bar: Progress) -> None:
+def _loop(learner: Learner, run: RunFolder, bar: Progress, trackers: Trackers) -> None:
     settings = learner.stage.settings
     with Signals() as signals:
-        while learner.step < settings.steps:
+        while not learner.finished:
             record = learner.update()
             run.log(record, bar.advance(record))
-            _evaluate(learner, run, bar)
+            trackers.log(record)
+            best = _measure(learner, run, bar, trackers)
             stopped = learner.group.any(signals.received)
-            if stopped or learner.step % settings.save_every == 0 or learner.step == settings.steps:
+            due = learner.step % settings.save_every == 0 or learner.finished
+            if stopped or due or best:  # what is the best stays in its checkpoint
                 learner.save(run)
             if stopped:
                 bar.note(f"stopped at step {learner.step}, saved; go on with --resume")
                 raise SystemExit(128 + stopped)
+    if learner.measuring.exhausted:
+        bar.note(
+            f"ended at step {learner.step}: no better measurement in {learner.measuring.since}"
+        )
 
 
-def _evaluate(learner: Learner, run: RunFolder, bar: Progress) -> None:
-    """A line of its own in the log, before the first step, every so often, and after the last."""
-    settings, step = learner.stage.settings, learner.step
-    if getattr(settings, "eval_data", None) is None:
-        return
-    every = settings.eval_every or max(1, settings.steps // 10)
-    if step % every == 0 or step == settings.steps:
-        found = learner.stage.evaluate()
-        run.log({"step": step, **found})
-        bar.measured(step, found)
+def _measure(learner: Learner, run: RunFolder, bar: Progress, trackers: Trackers) -> bool:
+    """A line of its own in the log, where one is due; whether it is the best so far."""
+    step = learner.step
+    if not learner.measuring.due(step):
+        return False
+    found = learner.stage.evaluate()
+    figures = {name: value for name, value in found.figures.items() if math.isfinite(value)}
+    for name in found.figures.keys() - figures:  # JSON has no number for it
+        bar.note(f"held out after step {step}: {name} is not finite")
+    record = {"step": step, **figures}
+    run.log(record, samples=[{"step": step, **text} for text in found.samples])
+    trackers.log(record)
+    bar.measured(step, figures)
+    return learner.measuring.take(step, found.figures)
+
+
+def _take_the_best(learner: Learner, run: RunFolder, bar: Progress) -> None:
+    """Give the stage the weights of its best measurement, which may be earlier ones."""
+    step = learner.measuring.best_step
+    if step is not None and step != learner.step:
+        learner.take_weights(checkpoint.load_at(run.path, step))
+    if step is not None:
+        bar.note(f"the saved model is the best of those measured: {learner.measuring.said()}")

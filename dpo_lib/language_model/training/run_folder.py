@@ -2,8 +2,9 @@
 
     RUN/settings.json    settings, command, hashes, versions, machine, what the run does
     RUN/metrics.jsonl    one JSON object for each step; the same bytes whatever was killed
+    RUN/samples.jsonl    completions of held-out prompts as text, where --samples asks for them
     RUN/timing.jsonl     seconds and tokens a second, which are never the same twice
-    RUN/checkpoints/     the newest two
+    RUN/checkpoints/     the newest two, and the best by --metric-for-best-model
     RUN/model/           the trained model, when the run is finished
 
 A folder belongs to one run: another is never mixed into it, and two processes never share it.
@@ -14,7 +15,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -30,8 +31,15 @@ try:
     import fcntl
 except ImportError:  # Windows: no lock, everything else holds
     fcntl = None
-MAY_DIFFER = {"out", "resume", "save_every", "log_every"}  # they change no weight and no log line
-LOCK, SETTINGS, METRICS, TIMING = ".lock", "settings.json", "metrics.jsonl", "timing.jsonl"
+MAY_DIFFER = {
+    "out",
+    "resume",
+    "save_every",
+    "log_every",
+    "report_to",
+}  # they change no weight and no log line
+LOCK, SETTINGS, TIMING = ".lock", "settings.json", "timing.jsonl"
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"  # cut back to a checkpoint on resume
 
 
 class RunError(ValueError):
@@ -60,7 +68,7 @@ class RunFolder:
         about: dict | None = None,
     ):
         self.path, self.main, self.notes = Path(path), main, []
-        self._log = self._timing = self._lock = None
+        self._files, self._lock = {}, None
         if main:
             try:
                 self._open(_fixed(settings), facts, about, resume)
@@ -71,7 +79,7 @@ class RunFolder:
         return self
 
     def __exit__(self, *_) -> None:
-        for file in (self._log, self._timing, self._lock):
+        for file in (*self._files.values(), self._lock):
             if file is not None:
                 file.close()
 
@@ -80,29 +88,37 @@ class RunFolder:
         found = checkpoint.load(self.path)
         self.notes += [f"passed over {reason}" for reason in (found.passed_over if found else ())]
         if self.main:
-            self._cut_back(found.extras["log_size"] if found else 0)
+            self._cut_back(found.extras["sizes"] if found else {})
         return found
 
-    def log(self, record: dict, timing: dict | None = None) -> None:
-        """Add one step's lines. Raises RunError when the disk is full."""
+    def log(self, record: dict, timing: dict | None = None, samples: Iterable[dict] = ()) -> None:
+        """Add a step's lines, or a measurement's. Raises RunError when the disk is full."""
         if self.main:
-            lines = [(self._log, record), *([(self._timing, timing)] if timing else [])]
+            lines = [(METRICS, record), (TIMING, timing), *((SAMPLES, text) for text in samples)]
             try:
-                for file, values in lines:
-                    file.write(json.dumps(values, allow_nan=False).encode() + b"\n")
-                    file.flush()
+                for name, values in (line for line in lines if line[1] is not None):
+                    self._files[name].write(json.dumps(values, allow_nan=False).encode() + b"\n")
+                    self._files[name].flush()
             except OSError as error:
                 raise RunError(f"{self.path}: cannot write the log: {error.strerror}") from None
 
-    def save(self, step: int, tensors: dict[str, Tensor], extras: dict) -> None:
-        """Save a checkpoint, after the log lines that lead to it are on the disk."""
+    def save(
+        self, step: int, tensors: dict[str, Tensor], extras: dict, best: int | None = None
+    ) -> None:
+        """Save a checkpoint, after the log lines that lead to it are on the disk.
+
+        Args:
+            best: the step whose checkpoint is kept beside the newest.
+        """
         if self.main:
+            logs = [name for name in (METRICS, SAMPLES) if name in self._files]
             try:
-                os.fsync(self._log.fileno())
+                for name in logs:
+                    os.fsync(self._files[name].fileno())
             except OSError as error:
                 raise RunError(f"{self.path}: cannot write the log: {error.strerror}") from None
-            size = (self.path / METRICS).stat().st_size
-            checkpoint.save(self.path, step, tensors, {**extras, "log_size": size})
+            sizes = {name: (self.path / name).stat().st_size for name in logs}
+            checkpoint.save(self.path, step, tensors, {**extras, "sizes": sizes}, also=best)
 
     def finish(self, save: Callable[[Path], None]) -> Path:
         """RUN/model, whole or not there; one that is there already is left alone."""
@@ -141,8 +157,8 @@ class RunFolder:
                 self.notes.append(f"{self.path} holds no run yet: starting from the first step")
             also = {"command": sys.argv, "machine": machine(), "about": about}
             files.write_json(self.path / SETTINGS, fixed | facts | also)
-        self._log = open(self.path / METRICS, "ab")  # noqa: SIM115 (closed in __exit__)
-        self._timing = open(self.path / TIMING, "ab")  # noqa: SIM115
+        for name in (METRICS, TIMING, *([SAMPLES] if fixed.get("samples") else [])):
+            self._files[name] = open(self.path / name, "ab")  # noqa: SIM115 (closed in __exit__)
 
     def _compare(self, fixed: dict) -> None:
         try:
@@ -157,10 +173,15 @@ class RunFolder:
         if changed := _differences(was, machine()):
             self.notes.append(f"not the same machine, so not the same last bits: {changed}")
 
-    def _cut_back(self, size: int) -> None:
-        if (have := (self.path / METRICS).stat().st_size) < size:
-            raise RunError(f"{self.path / METRICS}: {have} bytes, the checkpoint has seen {size}")
-        self._log.truncate(size)
+    def _cut_back(self, sizes: dict[str, int]) -> None:
+        for name in (METRICS, SAMPLES):
+            if name in self._files:
+                have, size = (self.path / name).stat().st_size, sizes.get(name, 0)
+                if have < size:
+                    raise RunError(
+                        f"{self.path / name}: {have} bytes, the checkpoint has seen {size}"
+                    )
+                self._files[name].truncate(size)
 
 
 def machine() -> dict:

@@ -1,6 +1,7 @@
 """What a stage (SFT, reward model, DPO, PPO) tells the training loop."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -8,6 +9,19 @@ from torch import Tensor, nn
 
 from dpo_lib.language_model.models.devices import pick_dtype
 from dpo_lib.language_model.settings import Settings
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a stage finds on held-out rows."""
+
+    # Means, by their names in the log with `eval_` before them, as TRL has it.
+    figures: dict[str, float] = field(default_factory=dict)
+    # Texts to be read: JSON objects of prompt, completion and what is said of it.
+    samples: list[dict] = field(default_factory=list)
+
+    def __or__(self, other: "Measurement") -> "Measurement":
+        return Measurement(self.figures | other.figures, self.samples + other.samples)
 
 
 class Stage(ABC):
@@ -49,12 +63,9 @@ class Stage(ABC):
             shows sum * share. "num_tokens" is special: counted, not averaged.
         """
 
-    def evaluate(self) -> dict[str, float]:
-        """Means over held-out items under the present weights; none where there are no such items.
-
-        Names are those of the log, with `eval_` before them, as TRL has it.
-        """
-        return {}
+    def evaluate(self) -> Measurement:
+        """Held-out items under the present weights, which must not change, as no random state."""
+        return Measurement()
 
     def state(self) -> dict:
         """What else the next step depends on, as JSON (KL coefficient, rollouts)."""

@@ -23,7 +23,7 @@ from dpo_lib.language_model.stages.dpo import DPO, reward_metrics
 from dpo_lib.language_model.stages.reference_scores import load_scores, save_scores
 from dpo_lib.language_model.training import progress
 from dpo_lib.language_model.training.loop import train
-from dpo_lib.language_model.training.processes import Processes
+from dpo_lib.language_model.training.parallel.processes import Processes
 from dpo_lib.losses import dpo_loss
 from dpo_lib.variants import LOSSES, choose_loss
 

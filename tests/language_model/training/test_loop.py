@@ -35,6 +35,19 @@ def undisturbed(tmp_path_factory) -> dict[str, str]:
     return ends(run)
 
 
+# Measured, sampled, best kept, ended early: after step 6, because step 3 was the best.
+WATCHED = dict(eval_data="rows", eval_every=1, samples=2, max_new_tokens=4,
+               metric_for_best_model="loss", early_stopping_patience=3)  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[{}, WATCHED], ids=["unwatched", "watched"])
+def course(request, tmp_path_factory) -> tuple[dict, dict[str, str]]:
+    """Changes of a run, and how it ends if nobody disturbs it."""
+    run = tmp_path_factory.mktemp("course") / "run"
+    assert in_child(lambda: run_toy(run, **request.param)) == 0
+    return request.param, ends(run)
+
+
 def go_on(run, **changes):
     """The same command again, with --resume."""
     return lambda: run_toy(run, resume=True, **changes)
@@ -153,47 +166,48 @@ def test_a_run_that_is_left_alone_is_the_same_twice(tmp_path, undisturbed):
 
 
 @pytest.mark.parametrize("kills", [1, 2, 5])
-def test_chains_of_sigkill_end_with_the_same_bytes_K1_K2_K3_K4(tmp_path, undisturbed, kills):
-    times, run = random.Random(kills), tmp_path / "run"
+def test_chains_of_sigkill_end_with_the_same_bytes_K1_K2_K3_K4(tmp_path, course, kills):
+    (changes, undisturbed), times, run = course, random.Random(kills), tmp_path / "run"
     for _ in range(kills):
-        in_child(go_on(run), kill_after=times.uniform(0.05, 0.3))
-    assert in_child(go_on(run)) == 0
+        in_child(go_on(run, **changes), kill_after=times.uniform(0.05, 0.3))
+    assert in_child(go_on(run, **changes)) == 0
     assert ends(run) == undisturbed
 
 
-def test_a_kill_at_a_sample_of_disk_events_of_a_run_ends_with_the_same_bytes_K5(
-    tmp_path, undisturbed
-):
+def test_a_kill_at_a_sample_of_disk_events_of_a_run_ends_with_the_same_bytes_K5(tmp_path, course):
     """All of them: scripts/kill_tests.py."""
-    events = count_events(lambda: run_toy(tmp_path / "count"))
+    changes, undisturbed = course
+    events = count_events(lambda: run_toy(tmp_path / "count", **changes))
     assert events > 80
     for at in range(1, events, 11):
         run = tmp_path / str(at)
 
         def killed(run=run, at=at):
             Faults(at).install()
-            run_toy(run)
+            run_toy(run, **changes)
 
         assert in_child(killed) == -signal.SIGKILL
-        assert in_child(go_on(run)) == 0
+        assert in_child(go_on(run, **changes)) == 0
         assert ends(run) == undisturbed, at
         assert not list(run.rglob(".tmp-*"))
 
 
-def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room_K6(tmp_path, undisturbed):
-    events = count_events(lambda: run_toy(tmp_path / "count"))
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room_K6(tmp_path, course):
+    changes, undisturbed = course
+    events = count_events(lambda: run_toy(tmp_path / "count", **changes))
     for at in range(5, events, 19):
         run, said = tmp_path / str(at), tmp_path / f"{at}.txt"
 
         def fill(run=run, at=at):
             full_disk(at).install()
-            run_toy(run)
+            run_toy(run, **changes)
 
         code = in_child(fill, stderr=said)
         told = said.read_text().splitlines()
-        lines = [line for line in told if not line.startswith(("step", "Toy on"))]
+        usual = ("step", "Toy on", "held out", "ended at", "the saved model")
+        lines = [line for line in told if not line.startswith(usual)]
         assert (code, len(lines)) == (2, 1) and "No space left on device" in lines[0], at
-        assert in_child(go_on(run)) == 0
+        assert in_child(go_on(run, **changes)) == 0
         assert ends(run) == undisturbed, at
 
 
@@ -247,19 +261,19 @@ def test_a_signal_saves_says_so_and_the_rest_is_the_same_K7(tmp_path, undisturbe
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_at_any_time_costs_nothing_K7(tmp_path, undisturbed, number):
-    times, run = random.Random(number), tmp_path / "run"
+def test_a_signal_at_any_time_costs_nothing_K7(tmp_path, course, number):
+    (changes, undisturbed), times, run = course, random.Random(number), tmp_path / "run"
     for _ in range(4):
-        code = in_child(go_on(run), kill_after=times.uniform(0.05, 0.3), number=number)
+        code = in_child(go_on(run, **changes), kill_after=times.uniform(0.05, 0.3), number=number)
         assert code in (0, 128 + number, -number, 99)  # 99: before or after the loop
-    assert in_child(go_on(run)) == 0
+    assert in_child(go_on(run, **changes)) == 0
     assert ends(run) == undisturbed
 
 
-def test_a_finished_run_stays_as_it_is(tmp_path, undisturbed):
-    run = tmp_path / "run"
-    assert in_child(lambda: run_toy(run)) == 0
-    assert in_child(go_on(run)) == 0
+def test_a_finished_run_stays_as_it_is(tmp_path, course):
+    (changes, undisturbed), run = course, tmp_path / "run"
+    assert in_child(lambda: run_toy(run, **changes)) == 0
+    assert in_child(go_on(run, **changes)) == 0
     assert ends(run) == undisturbed
 
 

@@ -14,15 +14,15 @@ from small_world import small_world
 from torch import nn
 from transformers import GPT2LMHeadModel
 
-from dpo_lib.language_model.training import sharding
+from dpo_lib.language_model.training.parallel import sharding
 
 ROOT = Path(__file__).parents[3]
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 HALVES = """
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
-from dpo_lib.language_model.training import sharding
-from dpo_lib.language_model.training.processes import processes
+from dpo_lib.language_model.training.parallel import sharding
+from dpo_lib.language_model.training.parallel.processes import processes
 group = processes()
 assert group.sharded and group.count == 2
 model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=32, n_head=2, vocab_size=64))

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dpo_lib.language_model.training.sharding import is_sharded, is_wanted
+from dpo_lib.language_model.training.parallel.sharding import is_sharded, is_wanted
 
 
 class Processes:
