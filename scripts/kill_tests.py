@@ -2,7 +2,8 @@
 
     python scripts/kill_tests.py [--kills 40] [--every 1] [--stages sft,reward,dpo,ppo]
 
-For each stage, on a GPT-2 of two layers and the built-in world: SIGKILL at random moments, in
+For each stage, on a GPT-2 of two layers and the built-in world, measured on held-out rows, its
+best checkpoint kept, and (the reward model aside) sampled from: SIGKILL at random moments, in
 chains of 1, 2 and 5 with a resume between, and SIGKILL at each write, fsync, mkdir, rename and
 removal of a whole run. "identical" means weights, optimiser, log and saved model, by SHA-256;
 "torn" counts checkpoints that had a checkpoint's name and were not whole. Exit code 1 if any
@@ -46,13 +47,24 @@ STAGES = {
 }
 CHAINS = (1, 2, 5, 2)
 SETTINGS = dict(steps=9, batch_size=8, accumulate=2, save_every=2, lr=1e-4, max_length=64)
-OWN = {"ppo": dict(reward="true", max_new_tokens=8, epochs=2, minibatches=2)}
+# SFT runs to its end; the others find nothing better than their start, end early and save it.
+WATCHED = dict(eval_every=2, metric_for_best_model="loss", early_stopping_patience=3)
+SAMPLED = dict(samples=4, max_new_tokens=8)
+OWN = {
+    "sft": WATCHED | SAMPLED,
+    "reward": WATCHED,
+    "dpo": WATCHED | SAMPLED | dict(metric_for_best_model="rewards/margins"),
+    "ppo": WATCHED
+    | SAMPLED
+    | dict(reward="true", epochs=2, minibatches=2, metric_for_best_model="objective/kl"),
+}
 
 
 def command(name: str, named: dict, run: Path) -> Callable[[], None]:
     """What `dpo NAME --out RUN --resume` does."""
     settings, stage = STAGES[name]
-    given = SETTINGS | named | OWN.get(name, {}) | dict(out=str(run), resume=True, log_every=1000)
+    given = SETTINGS | named | OWN[name] | dict(eval_data=named["data"], out=str(run))
+    given |= dict(resume=True, log_every=1000)
     return lambda: train(stage.from_settings(settings(**given))[0])
 
 
@@ -131,7 +143,7 @@ def main() -> int:
     torch.set_num_threads(1)
     warm_up()
     folder = Path(tempfile.mkdtemp(prefix="kill-tests-"))
-    named = small_world(folder, pairs=40, reviews=40, prompts=40, test=4)
+    named = small_world(folder, pairs=40, reviews=40, prompts=40, test=8)
     tallies = []
     print(f"{'stage':8}{'killed':16}{'kills':>7}{'runs':>7}{'identical':>11}{'torn':>6}")
     for number, name in enumerate(stages):
