@@ -28,6 +28,7 @@ Metric = Literal[
 
 MODEL, OPTIMISATION = section("Model and data", 1), section("Optimisation", 2)
 _DPO, _PPO, SAMPLING = (section(title, 3) for title in ("DPO", "PPO", "Sampling"))
+HELD_OUT = section("Held-out rows", 4)
 
 
 AT_LEAST_1 = Parameter(validator=Number(gte=1))
@@ -113,13 +114,13 @@ def require(settings: Settings, name: str, holds: bool, rule: str) -> None:
 class HeldOutSettings(Settings):
     """Settings of a stage that can be watched on rows that it is not trained on."""
 
-    eval_data: Annotated[str | None, MODEL] = None
+    eval_data: Annotated[str | None, HELD_OUT] = None
     """Held-out rows to be measured on while training; of a folder, its test_preferences.jsonl."""
-    eval_every: Annotated[int | None, RUNNING] = None
+    eval_every: Annotated[int | None, HELD_OUT] = None
     """Steps between measurements on --eval-data; ten in a run if not given."""
-    metric_for_best_model: Annotated[Metric | None, RUNNING] = None
+    metric_for_best_model: Annotated[Metric | None, HELD_OUT] = None
     """Held-out figure by which the saved model is the best measured; the last if not given."""
-    early_stopping_patience: Annotated[int | None, RUNNING] = None
+    early_stopping_patience: Annotated[int | None, HELD_OUT] = None
     """Measurements in a row without a better one after which the run ends."""
 
     def __post_init__(self):
@@ -140,9 +141,9 @@ class HeldOutSettings(Settings):
 class SampledSettings(HeldOutSettings):
     """Settings of a stage that can be watched by what its policy writes."""
 
-    samples: Annotated[int, SAMPLING] = 0
+    samples: Annotated[int, HELD_OUT] = 0
     """Completions drawn at each measurement, of the first prompts of --eval-data; 0 draws none."""
-    max_new_tokens: Annotated[int, SAMPLING] = 64
+    max_new_tokens: Annotated[int, HELD_OUT] = 64
     """Tokens of a completion."""
 
     def __post_init__(self):
@@ -160,7 +161,7 @@ class SampledSettings(HeldOutSettings):
 class JudgedSettings(SampledSettings):
     """Settings of a stage that learns without a reward, and may have its samples judged by one."""
 
-    reward: Annotated[str | None, SAMPLING] = None
+    reward: Annotated[str | None, HELD_OUT] = None
     """Folder of a reward model that scores the samples; "true" is the built-in world's own."""
 
     def __post_init__(self):
@@ -211,7 +212,7 @@ class PPOSettings(SampledSettings):
     (their code, lm-human-preferences). A batch is a minibatch.
     """
 
-    eval_data: Annotated[str | None, MODEL] = None
+    eval_data: Annotated[str | None, HELD_OUT] = None
     """Held-out prompts that --samples are drawn for; of a folder, its test_prompts.jsonl."""
     reward: Annotated[str, _PPO]
     """Folder of a reward model; "true" is the built-in world's own (PPO-GT)."""

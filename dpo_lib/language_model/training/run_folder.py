@@ -4,6 +4,7 @@
     RUN/metrics.jsonl    one JSON object for each step; the same bytes whatever was killed
     RUN/samples.jsonl    completions of held-out prompts as text, where --samples asks for them
     RUN/timing.jsonl     seconds and tokens a second, which are never the same twice
+    RUN/trackers/        what a tracker writes, where --report-to names one that writes files
     RUN/checkpoints/     the newest two, and the best by --metric-for-best-model
     RUN/model/           the trained model, when the run is finished
 

@@ -33,7 +33,7 @@ class Trackers:
 
     Args:
         wanted: what `trackers_of` gave; an empty list tracks nothing.
-        run: the run's folder, for those that write files.
+        run: the run's folder; those that write files do it in its `trackers`.
         config: what the run was started with, name -> text or number.
         note: called with the line that says why they were left.
 
@@ -49,7 +49,9 @@ class Trackers:
 
         config = {name: value for name, value in config.items() if value is not None}
         try:
-            own = Accelerator(cpu=not torch.cuda.is_available(), log_with=wanted, project_dir=run)
+            own = Accelerator(
+                cpu=not torch.cuda.is_available(), log_with=wanted, project_dir=run / "trackers"
+            )
             own.init_trackers("dpo", config=config)
         except Exception as error:  # each tracker raises kinds of its own
             raise TrainingError(f"report_to {', '.join(wanted)}: {_reason(error)}") from None
