@@ -47,7 +47,10 @@ def load_tokenizer(name: str, data: str | Path | None = None) -> PreTrainedToken
         name = folder
     tokenizer = read_tokenizer(name)
     if tokenizer.eos_token_id is None:
-        raise ModelError(f"{name}: the tokenizer has no end-of-sequence token")
+        raise ModelError(
+            f"{name}: the tokenizer has no end-of-sequence token; name one of its tokens as "
+            "eos_token in its tokenizer_config.json"
+        )
     return tokenizer
 
 

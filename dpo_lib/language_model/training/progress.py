@@ -14,6 +14,8 @@ SHOWN = {
     "accuracy": "accuracy",
     "objective/kl": "kl",
     "objective/scores": "reward",
+    "completions/mean_length": "length",
+    "completions/ended": "ended",
 }
 
 
