@@ -55,7 +55,8 @@ class Progress:
     def measured(self, step: int, found: dict[str, float]) -> None:
         """Say what held-out items gave; the time that it took is no step's."""
         self.note(f"held out after step {step}:  " + "  ".join(_figures(found, "eval_")))
-        self.last = time.perf_counter()
+        now = time.perf_counter()
+        self.began, self.last = self.began + now - self.last, now
 
     def advance(self, record: dict) -> dict:
         """Show one step's record; returns its wall-clock figures for timing.jsonl."""
