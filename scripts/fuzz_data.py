@@ -1,10 +1,13 @@
 """Mutate the bytes of valid data files and read them: fuzz_data.py [FILES] [SEED].
 
-Every file must end in a DataError of one line that names it, or in rows that are all used or
-reported. Anything else is printed, and the exit status is 1.
+The files are JSON Lines, JSON lists and CSV, with rows of every shape; each is read by one of the
+three readings, with a chat template or without. It must end in a DataError of one line that names
+it, or in rows that are all used or reported. Anything else is printed, and the exit status is 1.
 """
 
+import csv
 import gzip
+import io
 import json
 import random
 import sys
@@ -28,15 +31,25 @@ ROWS = [
     {"prompt": TALK[:1], "chosen": TALK[1:], "rejected": OTHER[1:], "score": 1.5e3},
     {"chosen": TALK, "rejected": OTHER, "text": None},
     {"prompt": "The <|endoftext|>", "chosen": " 😀", "rejected": "\\ \t\u0000"},
-    {"system": f"Be brief.{LONG}", "question": "Why?", "chosen": " So.", "rejected": " No."},
-    {"instruction": "Sum up:", "input": LONG, "chosen": " It.", "rejected": " All.", "label": True},
-    {"prompt": TALK[:1], "chosen": [{"from": "gpt", "value": f"Yes{LONG}"}], "rejected": OTHER[1:]},
-    {
-        "prompt": "Q",
-        "rejected": OTHER[1:],
-        "chosen": [{"role": "assistant", "content": [{"type": "text", "text": LONG}]}],
-    },
-]
+    {"system": f"Be{LONG}", "question": f"Why?{LONG}", "chosen": "So.", "rejected": "No."},
+    {"instruction": f"Add{LONG}", "input": "1, 2", "output": f"3{LONG}", "source": "x"},
+    {"prompt": f"A film{LONG}", "completion": " warm", "label": True},
+    {"prompt": f"A film{LONG}", "completion": " dull", "label": False, "score": 1},
+    {"conversations": [{"from": "human", "value": f"Hi{LONG}"}, {"from": "gpt", "value": "Yes."}]},
+    {"prompt": [{"role": "user", "content": [{"type": "text", "text": f"Hi{LONG}"}]}],
+     "chosen": "<think>so</think>Yes.", "rejected": "No.", "tools": []},
+    {"messages": [TALK[0], {"role": "assistant", "content": None, "tool_calls": [{"id": "f"}]},
+                  {"role": "tool", "content": f"7{LONG}"}, TALK[1]]},
+]  # fmt: skip
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{{ m.tool_calls }}{{ eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+READINGS = (
+    (data.read_preferences, data.tokenize_preferences, [ROWS[:4], ROWS[5:6], ROWS[10:11], ROWS]),
+    (data.read_examples, data.tokenize_examples, [ROWS[6:8], ROWS[7:9], ROWS[9:10], ROWS[11:]]),
+    (data.read_prompts, data.tokenize_prompts, [ROWS[:1], ROWS[5:7], ROWS[9:10]]),
+)
 PIECES = [b"\n", b"\r\n", b"\0", b'"', b"{", b"[" * 2000, b"\xff\xfe", b"\xed\xa0\x80", b"\\ud800",
           b"NaN", b"null", b"1" * 5000, b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\xc2\x85"]  # fmt: skip
 
@@ -51,8 +64,17 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
 
 
-def valid_file(rng: random.Random) -> bytes:
-    rows = rng.choices(ROWS, k=rng.randrange(1, 7))
+def valid_file(rng: random.Random, shapes: list[dict], ending: str) -> bytes:
+    """Rows of some shapes; in a table those of the first, and what it cannot hold as text."""
+    rows = rng.choices(shapes, k=rng.randrange(1, 7))
+    if ending == "json":
+        return json.dumps(rows, indent=rng.choice([None, 1])).encode()
+    if ending == "csv":
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, list(rows[0]), extrasaction="ignore", restval="1")
+        writer.writeheader()
+        writer.writerows(rows)
+        return table.getvalue().encode()
     lines = [json.dumps(row, ensure_ascii=rng.random() < 0.5) for row in rows]
     lines = [line.encode() for line in lines]
     return rng.choice([b"\n", b"\r\n"]).join(lines) + rng.choice([b"", b"\n"])
@@ -71,11 +93,12 @@ def mutate(content: bytes, rng: random.Random) -> bytes:
     return content
 
 
-def outcome(path: Path, tokenizer, rng: random.Random) -> str:
+def outcome(path: Path, tokenizer, rng: random.Random, read, tokenize) -> str:
     """Read and tokenise a file: "refused", "used", or what is wrong."""
+    tokenizer.chat_template = rng.choice([None, TEMPLATE])
     try:
-        rows, report = data.read_preferences(path)
-        data.tokenize_preferences(rows, tokenizer, rng.choice([2, 20, 512]), report)
+        rows, report = read(path, tokenizer)
+        tokenize(rows, tokenizer, rng.choice([2, 20, 512]), report)
     except data.DataError as error:
         named = str(error).startswith(f"{path}:")
         return "refused" if named and len(str(error).splitlines()) == 1 else f"error {error!r}"
@@ -83,23 +106,36 @@ def outcome(path: Path, tokenizer, rng: random.Random) -> str:
         return f"traceback {error!r}"
     content = path.read_bytes()
     content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    held = sum(bool(line.strip()) for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n"))
+    held = rows_held(content.removeprefix(b"\xef\xbb\xbf"), path.suffix)
     dropped = sum(map(len, report.dropped.values()))
+    if any(len(line.splitlines()) > 1 for line in report.lines()):
+        return f"more than a line: {report}"
     return "used" if held == report.rows == report.used + dropped else f"lost a row: {report}"
+
+
+def rows_held(content: bytes, suffix: str) -> int:
+    """Rows of a file that can be read, counted by other means."""
+    if suffix == ".csv":
+        return sum(map(bool, csv.reader(io.StringIO(content.decode(), newline="")))) - 1
+    if suffix == ".json" and content.strip().startswith(b"["):
+        return len(json.loads(content))
+    return sum(bool(line.strip()) for line in content.split(b"\n"))
 
 
 def fuzz(files: int, seed: int = 0) -> Counter:
     """How often each outcome came; the mutation is before or after packing for gzip files."""
     rng, tokenizer, found = random.Random(seed), byte_tokenizer(), Counter()
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.jsonl"
         for _ in range(files):
+            ending = rng.choice(["jsonl", "jsonl", "json", "csv"])
+            path = Path(folder) / f"rows.{ending}"
+            read, tokenize, shapes = rng.choice(READINGS)
             packing = rng.choice(["", "", "inside", "outside"])
-            content = valid_file(rng)
+            content = valid_file(rng, rng.choice(shapes), ending)
             content = content if packing == "outside" else mutate(content, rng)
             content = gzip.compress(content) if packing else content
             path.write_bytes(mutate(content, rng) if packing == "outside" else content)
-            found[outcome(path, tokenizer, rng)] += 1
+            found[outcome(path, tokenizer, rng, read, tokenize)] += 1
     return found
 
 

@@ -38,7 +38,7 @@ class Settings:
     model: Annotated[str, MODEL]
     """Hub name, folder in the hub's format, "tiny" or "gpt2-random" (random weights)."""
     data: Annotated[str, MODEL]
-    """File of rows (JSON Lines, plain or gzipped), or a folder of them."""
+    """File of rows (JSON Lines, a JSON list, CSV or parquet), or a folder of them."""
     reference: Annotated[str | None, MODEL] = None
     """The frozen model, where a stage has one; --model itself if not given."""
     max_length: Annotated[int, MODEL] = 512

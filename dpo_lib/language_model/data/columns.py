@@ -1,89 +1,244 @@
-"""The names that data sets give to prompt and answer, and the fields that nobody reads.
+"""The fields of a row and of its messages: what people call them, and which a reading has used.
 
-Every field that carries text or a verdict is used, or reported in the reader's `Report`.
+The rule: a field that holds something is used, or its row is refused, or it is reported as
+ignored. A reading takes fields by the names of `shapes` and settles the row at its end. What it
+has not taken by then is ignored, unless its name says that it is an instruction or a verdict:
+without that the row would be trained on as something it is not.
+
+A message is {"role", "content"}, or ShareGPT's {"from", "value"}; content is text, or a list of
+text parts, which are joined as they are.
 """
 
 from dpo_lib.language_model.data.rows import Malformed, kind
 
-# A prompt under another name, and what stands before it.
-PROMPTS = ("prompt", "question", "instruction")
-ANSWERS = ("completion", "output")
-MESSAGE = {"role", "content", "from", "value"}
-CALLS = ("tool_calls", "function_call", "tool_call_id")
-SPEAKERS = {"human": "user", "gpt": "assistant"}  # of from/value conversations
-# What a demonstration is read from: the first of these that a row has, and what goes with it.
-DEMONSTRATIONS = {
-    "completion": {"completion", "prompt", "label"},
-    "messages": {"messages", "label"},
-    "chosen": {"chosen", "prompt"},
-    "text": {"text", "label"},
+# Other names of a field. An answer goes by another name only where no field has one of ours.
+ALIASES = {
+    "prompt": ("question", "instruction"),
+    "system": ("system_prompt",),
+    "completion": ("output",),
+    "messages": ("conversations",),
 }
+ANSWERS = ("completion", "messages", "chosen", "text")
+_HOW_TO_USE = "write it into the prompt, or leave it out"
+INSTRUCTIONS = {
+    "prompt": "leave it out if the text holds it",
+    "question": _HOW_TO_USE,
+    "instruction": _HOW_TO_USE,
+    "input": _HOW_TO_USE,
+    "context": _HOW_TO_USE,
+    "documents": _HOW_TO_USE,
+    "history": "write prompt as a list of messages, the history first",
+    "system": "begin the list of messages with it",
+    "system_prompt": "begin the list of messages with it",
+    "tools": "write the row as a list of messages",
+    "functions": "call it tools",
+}
+_HOW_TO_OBEY = "order chosen and rejected by it, then leave it out"
+VERDICTS = dict.fromkeys(
+    ("label", "winner", "preference", "better_response_id", "chosen_index"), _HOW_TO_OBEY
+)
+ROLES = ("system", "user", "assistant")
+SHAREGPT = {"human": "user", "gpt": "assistant", "system": "system"}
+# Beside the content of a message: what is part of what it says, and what only refers.
+SAID = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
+REASONING = SAID[2:]
+REFERS = ("name", "tool_call_id")
+TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
-def renamed(row: dict) -> dict:
-    """The row with `prompt`, `completion` and `messages` under these names.
+class Useless(Exception):
+    """The reason why a row that can be read is of no use for training."""
 
-    Orca's `question`, Alpaca's `instruction`, `input` and `output`, ShareGPT's `conversations`.
+
+class Fields:
+    """A row, which of its fields have been used, and what a report must say of it."""
+
+    def __init__(self, row: dict):
+        self.row = row
+        self.used: set[str] = set()
+        self.notes: list[str] = []
+        self.ignored: list[str] = []
+        self._taken: dict[str, object] = {}
+
+    def has(self, name: str) -> bool:
+        """Whether the row has the field; null, which hub tables use for "nothing", is none."""
+        return self.row.get(name) is not None
+
+    def names(self, name: str) -> list[str]:
+        """The fields that hold `name`, by our name or by another."""
+        own = [name] if self.has(name) else []
+        if name in ANSWERS and any(map(self.has, ANSWERS)):
+            return own
+        return own + [other for other in ALIASES.get(name, ()) if self.has(other)]
+
+    def take(self, name: str) -> object:
+        """The value of a field, used from now on; None if the row has none.
+
+        Raises:
+            Malformed: two names of one field hold different values.
+        """
+        if name in self._taken:
+            return self._taken[name]
+        names = self.names(name)
+        values = [self._joined(own) for own in names]
+        for other, value in zip(names, values, strict=True):
+            if value != values[0]:
+                raise Malformed(f"{names[0]} and {other} differ; leave one of them out")
+        self.used.update(names)
+        self._taken[name] = values[0] if values else None
+        return self._taken[name]
+
+    def need(self, name: str) -> object:
+        """The value of a field that must be there; Malformed if it is not."""
+        value = self.take(name)
+        if value is None:
+            raise Malformed(f"has no field {name!r}")
+        return value
+
+    def system(self) -> str:
+        """The system message that stands beside the prompt, "" if none does."""
+        value = self.take("system")
+        return "" if value is None else text(value, "system")
+
+    def asks(self) -> bool:
+        """Whether a prompt that is text is a question by its name, or by a `system` beside it."""
+        names = self.names("prompt")
+        beside = {"system", *ALIASES["system"]} & self.row.keys()
+        return bool(names) and (names[0] != "prompt" or bool(beside))
+
+    def verdict(self) -> bool:
+        """KTO's label: whether the answer is a good one; true where there is none.
+
+        Raises:
+            Malformed: the label is no truth value.
+        """
+        value = self.take("label")
+        truth = True if value is None else TRUTHS.get(str(value).strip().lower())
+        if truth is None:
+            raise Malformed(f"label must be true or false, got {str(value)[:40]!r}")
+        return truth
+
+    def held_by(self, whole: str) -> None:
+        """Count as used the instructions that stand word for word in a text."""
+        held = {name: self.row.get(name) for name in INSTRUCTIONS}
+        self.used.update(
+            n for n, value in held.items() if isinstance(value, str) and value in whole
+        )
+
+    def ignore(self, part: str, rest: dict) -> None:
+        """Report what a part of the row holds and nobody uses."""
+        names = (printable(name) for name, value in rest.items() if holds(value))
+        self.ignored += [f"the field {name} of {part}" for name in names]
+
+    def settle(self, harmless: dict[str, str] | None = None) -> None:
+        """Say what becomes of the fields that nobody has used.
+
+        Args:
+            harmless: names that may be ignored whatever they mean, with the reason.
+
+        Raises:
+            Malformed: an instruction or a verdict would be ignored.
+        """
+        harmless = harmless or {}
+        for name, value in self.row.items():
+            if name in self.used or not holds(value):
+                continue
+            if name in harmless:
+                self.ignored.append(f"the field {printable(name)}, {harmless[name]}")
+                continue
+            for what, known in (("an instruction", INSTRUCTIONS), ("a verdict", VERDICTS)):
+                if remedy := known.get(name.lower()):
+                    raise Malformed(f"{name} is {what} that would not be used; {remedy}")
+            self.ignored.append(f"the field {printable(name)}")
+
+    def _joined(self, name: str) -> object:
+        """A field's value; Alpaca's instruction goes on in its input."""
+        value, more = self.row[name], self.row.get("input")
+        if name != "instruction" or not holds(more):
+            return value
+        self.used.add("input")
+        return f"{text(value, name)}\n\n{text(more, 'input')}"
+
+
+def fields(row: "dict | Fields") -> Fields:
+    """The row with its record of use, a new one for a plain object."""
+    return row if isinstance(row, Fields) else Fields(row)
+
+
+def holds(value: object) -> bool:
+    """Whether a value says anything: false and 0 do, null, "", blanks, [] and {} do not."""
+    if isinstance(value, str):
+        return bool(value.strip())
+    return value is not None and value != [] and value != {}
+
+
+def printable(name: str) -> str:
+    """A name that a file brings, fit for one line of a report."""
+    return name if name.isprintable() and len(name) <= 40 else ascii(name[:40])
+
+
+def text(value: object, name: str) -> str:
+    """The value if it is text that UTF-8 can hold; Malformed says what else it is."""
+    if not isinstance(value, str):
+        raise Malformed(f"{name} must be text, got {kind(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise Malformed(f"{name} has half a surrogate pair, {value[error.start]!r}") from None
+    return value
+
+
+def read_messages(messages: object, name: str, row: Fields) -> list[dict]:
+    """The messages with role, content and what else they say.
 
     Raises:
-        Malformed: if a row names two prompts or two answers.
+        Malformed: it is no list of messages; which message is wrong, and how.
+        Useless: its last message is an answer of weight 0, not to be learned.
     """
-    given = {name: value for name, value in row.items() if value is not None}
-    found = dict(given)
-    for ours, names in (("prompt", PROMPTS), ("completion", ANSWERS)):
-        held = [name for name in names if name in found]
-        if len(held) > 1:
-            raise Malformed(f"has {held[0]} and {held[1]}: keep only the one that is the {ours}")
-        if held and held[0] != ours:
-            found[ours] = found.pop(held[0])
-    context = found.pop("input", None) if "instruction" in given else None
-    if "conversations" in found and "messages" not in found:
-        found["messages"] = found.pop("conversations")
-    if context:
-        if not isinstance(context, str) or not isinstance(found["prompt"], str):
-            raise Malformed("instruction and input must both be text")
-        found["prompt"] = f"{found['prompt']}\n\n{context}"
+    if not (isinstance(messages, list) and messages):
+        found = "an empty list" if messages == [] else kind(messages)
+        raise Malformed(f"{name} must be text or a list of messages, got {found}")
+    found = [_message(m, f"{name} message {n}", row) for n, m in enumerate(messages, start=1)]
+    if found[-1]["role"] == "assistant" and messages[-1].get("weight") in (0, False):
+        raise Useless("an answer has weight 0")
     return found
 
 
-def unread(row: dict, reader: str) -> list[str]:
-    """Fields of a renamed row that carry something and that this reader does not look at.
+def _message(message: object, where: str, row: Fields) -> dict:
+    if not isinstance(message, dict):
+        raise Malformed(f"{where} must be an object, got {kind(message)}")
+    said = {key: value for key, value in message.items() if key in SAID and holds(value)}
+    by, content, roles = "role", "content", dict.fromkeys(ROLES) | {"tool": None}
+    if message.get(by) is None and message.get("from") is not None:
+        by, content, roles = "from", "value", SHAREGPT
+    for key in (by, content):
+        if message.get(key) is None and not (key == "content" and said):
+            raise Malformed(f"{where} has no {key}")
+    role = text(message[by], f"{by} of {where}")
+    if role not in roles:
+        listed = ", ".join(ROLES if by == "role" else SHAREGPT)
+        raise Malformed(f"{where} must be from {listed}, got {by} {role[:40]!r}")
+    role = roles[role] or role
+    found = {"role": role, "content": _content(message.get(content), where, row), **said}
+    for key, value in message.items():
+        if key in REFERS and role == "tool" and holds(value):
+            found[key] = value
+        elif key not in (by, content, *SAID):
+            row.ignore("a message", {key: value})
+    return found
 
-    Args:
-        reader: "preferences", "sft" or "prompts". The last looks at answers to find the prompt.
-    """
-    read = {"prompt", "chosen", "rejected"}
-    if reader == "sft":
-        read = next((used for name, used in DEMONSTRATIONS.items() if name in row), set())
-    elif reader == "prompts":
-        read |= {"completion", "messages"}
-    names = [name for name, value in row.items() if name not in read and value not in ("", [])]
-    for name in sorted(row.keys() & read):
-        if isinstance(row[name], list):
-            keys = {key for m in row[name] if isinstance(m, dict) for key, v in m.items() if v}
-            names += [f"{name} message {key}" for key in sorted(keys - MESSAGE)]
-    return names
 
-
-def plain_message(found: object, where: str) -> dict:
-    """A message as {"role", "content"}, also one of {"from", "value"} or of text parts.
-
-    Raises:
-        Malformed: for what would be lost: a call of a tool, a picture.
-    """
-    if not isinstance(found, dict):
-        raise Malformed(f"{where} must be an object, got {kind(found)}")
-    if calls := [name for name in CALLS if found.get(name)]:
-        raise Malformed(f"{where} has {calls[0]}, which is not trained on: write it into content")
-    if found.get("from") is not None and found.get("role") is None:
-        speaker = found["from"]
-        role = SPEAKERS.get(speaker, speaker) if isinstance(speaker, str) else speaker
-        found = {"role": role, "content": found.get("value")}
-    content = found.get("content")
-    if isinstance(content, list):
-        for part in content:
-            if not (isinstance(part, dict) and isinstance(part.get("text"), str)):
-                what = part.get("type") if isinstance(part, dict) else kind(part)
-                raise Malformed(f"{where} has a part that is no text ({what}): leave it out")
-        content = "".join(part["text"] for part in content)
-    return {"role": found.get("role"), "content": content}
+def _content(content: object, where: str, row: Fields) -> str:
+    if content is None:  # beside a tool call
+        return ""
+    if not isinstance(content, list):
+        return text(content, where)
+    joined = ""
+    for part in content:
+        kind_of_part = part.get("type") if isinstance(part, dict) else kind(part)
+        if kind_of_part != "text":
+            named = f"type {str(kind_of_part)[:40]!r}" if kind_of_part else "no type"
+            raise Malformed(f"{where} must be text, got a list with a part of {named}")
+        row.ignore("a text part", {k: v for k, v in part.items() if k not in ("type", "text")})
+        joined += text(part.get("text"), f"a text part of {where}")
+    return joined

@@ -1,84 +1,107 @@
 """From a row, in any shape in use, to prompt and answer as text.
 
-- Texts: {"prompt", "chosen", "rejected"} or {"prompt", "completion"}.
+- Texts: {"prompt", "chosen", "rejected"} or {"prompt", "completion"}, trained on as they are.
 - Whole transcripts without a prompt, "\\n\\nHuman: ...\\n\\nAssistant: ...": everything up to and
   including the LAST assistant tag is the prompt.
-- A text in "system" stands before the prompt: as a system message where there is a chat
-  template, else untagged, with an empty line after it.
-- Conversations, lists of {"role", "content"} with roles system (first only), user, assistant:
-  the last assistant message is the answer, everything before it the prompt. A list that starts
-  with an assistant message continues the row's prompt; any other list is a whole conversation.
+- Conversations, lists of messages: the last assistant message is the answer, everything before it
+  the prompt. A list that starts with an assistant message continues the row's prompt; any other
+  list is a whole conversation.
+- Questions, texts whose prompt is called "question" or "instruction" (with its "input" below it),
+  or has a column "system" beside it, empty or not: they are conversations of one question.
+- A label beside a completion (KTO): a demonstration if it is true, dropped if it is false.
 
-A conversation is rendered by the tokenizer's chat template. Without one it is written as a
-transcript, a system message first and untagged. In every shape, prompt + answer is the whole
-text, character for character.
+A system message beside a conversation begins it; beside a transcript it is written first, untagged.
+How conversations become text is said in `messages`, what becomes of other fields in `columns`. In
+every shape, prompt + answer is the whole text, character for character.
 """
 
-from itertools import cycle
-
-from dpo_lib.language_model.data.columns import plain_message
+from dpo_lib.language_model.data.columns import (
+    INSTRUCTIONS,
+    Fields,
+    Useless,
+    fields,
+    read_messages,
+    text,
+)
+from dpo_lib.language_model.data.messages import (
+    ASSISTANT,
+    EMPTY_ANSWER,
+    USER,
+    render,
+    render_prompt,
+)
 from dpo_lib.language_model.data.rows import Malformed, kind
 
-USER, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-ROLES = ("system", "user", "assistant")
 DIFFERENT_HISTORIES = "the histories of chosen and rejected differ"
-EMPTY_ANSWER = "an answer is empty"
 NO_ANSWER = "a transcript does not end with an answer"
+FALSE_LABEL = "label is false, and a bad answer is not learned"
+NOT_LEARNED = {"rejected": "since only the better answer is learned"}
+ONLY_PROMPTS = "since only prompts are read"
 
 
-class Rendered(str):
-    """Text from a chat template: here, and only here, special tokens are tokens, not text."""
+def preference(row: dict | Fields, tokenizer=None) -> tuple[str, str, str]:
+    """(prompt, chosen, rejected) of a preference row.
 
-
-class Useless(Exception):
-    """The reason why a row that can be read is of no use for training."""
-
-
-def preference(row: dict, tokenizer=None) -> tuple[str, str, str]:
-    """(prompt, chosen, rejected) of a preference row."""
-    if has(row, "label") and not has(row, "chosen"):
-        raise Malformed("has a label and no pair: dpo sft learns from the rows whose label is true")
-    chosen, rejected = required(row, "chosen"), required(row, "rejected")
+    Raises:
+        Malformed: it is none, or a field that changes its meaning would be ignored.
+        Useless: an answer is empty, or its sides answer different histories.
+    """
+    row = fields(row)
+    _refuse_other_verdicts(row)
+    chosen, rejected = row.need("chosen"), row.need("rejected")
     if type(chosen) is not type(rejected):
         raise Malformed(f"chosen is {kind(chosen)}, but rejected is {kind(rejected)}")
     prompt, answer = _side(row, "chosen", tokenizer)
     other_prompt, other_answer = _side(row, "rejected", tokenizer)
+    row.settle()
     if prompt != other_prompt:
         raise Useless(DIFFERENT_HISTORIES)
+    _refuse_blank(answer, other_answer)
     return prompt, answer, other_answer
 
 
-def example(row: dict, tokenizer=None) -> tuple[str, str]:
+def example(row: dict | Fields, tokenizer=None) -> tuple[str, str]:
     """(prompt, completion) of a row for supervised fine-tuning.
 
     The first of these that the row has: "completion", "messages" (the last answer), "chosen",
     "text" (the prompt is empty: every token is learned).
+
+    Raises:
+        Malformed: it has none, or a field that changes its meaning would be ignored.
+        Useless: the answer is empty, or its label is false.
     """
-    if has(row, "label") and not has(row, "chosen"):  # of unpaired preferences: KTO's data
-        if not isinstance(row["label"], bool):
-            raise Malformed(f"label must be a truth value, got {kind(row['label'])}")
-        if not row["label"]:
-            raise Useless("its label is false")
-    if has(row, "completion"):
-        required(row, "prompt")
-        return _side(row, "completion", tokenizer)
-    if has(row, "messages"):
-        return render(_turns(row["messages"], "messages"), tokenizer)
-    if has(row, "chosen"):
-        return _side(row, "chosen", tokenizer)
-    if has(row, "text") and not has(row, "prompt"):
-        return "", _answer(row, "text")
-    raise Malformed("needs text, prompt and completion, messages, or prompt and chosen")
+    row = fields(row)
+    found = _demonstration(row, tokenizer)
+    classed = "text" in row.used and str(row.row.get("label")).lower() not in ("true", "false")
+    if not ({"chosen"} & row.used or classed) and not row.verdict():
+        raise Useless(FALSE_LABEL)
+    row.settle(NOT_LEARNED | ({"label": "since text is learned whole"} if classed else {}))
+    _refuse_blank(found[1])
+    return found
 
 
-def prompt_only(row: dict, tokenizer=None) -> str:
-    """The prompt of a row of any shape that has one."""
-    if any(has(row, name) for name in ("completion", "messages", "chosen")):
-        return example(row, tokenizer)[0]
-    prompt = required(row, "prompt")
-    if isinstance(prompt, list):
-        return render_prompt(_turns(prompt, "prompt"), tokenizer)
-    return text(prompt, "prompt")
+def prompt_only(row: dict | Fields, tokenizer=None) -> str:
+    """The prompt of a row of any shape that has one.
+
+    Raises:
+        Malformed: it has none, or a field that changes its meaning would be ignored.
+        Useless: it is a transcript or a conversation that does not end with an answer.
+    """
+    row = fields(row)
+    if any(row.names(name) for name in ("completion", "messages", "chosen")):
+        found = _demonstration(row, tokenizer)[0]
+        if row.names("prompt"):  # then an answer that is text says nothing of it
+            answers = (*row.names("completion"), "chosen")
+            row.used.difference_update(n for n in answers if isinstance(row.row.get(n), str))
+    else:
+        prompt = row.need("prompt")
+        if not isinstance(prompt, list) and not _is_question(row, text(prompt, "prompt")):
+            found = row.system() + prompt
+        else:
+            history = _with_system(_as_messages(prompt, row), row)
+            found = render_prompt(history, tokenizer, row)
+    row.settle({n: ONLY_PROMPTS for n in row.row if n.lower() not in INSTRUCTIONS})
+    return found
 
 
 def split_transcript(transcript: str) -> tuple[str, str]:
@@ -93,147 +116,97 @@ def split_transcript(transcript: str) -> tuple[str, str]:
     return prompt, answer
 
 
-def render(messages: list[dict], tokenizer=None) -> tuple[str, str]:
-    """(prompt, answer) of a conversation; together they are the rendered conversation."""
-    *history, answer = messages
-    if answer["role"] != "assistant":
-        raise Malformed(f"the last message must be the assistant's, got role {answer['role']!r}")
-    prompt = render_prompt(history, tokenizer)
-    if not answer["content"].strip():
-        raise Useless(EMPTY_ANSWER)
-    if not isinstance(prompt, Rendered):
-        return prompt, f" {answer['content']}"
-    whole = _apply_template(messages, tokenizer)
-    if not whole.startswith(prompt):
-        raise Malformed("the chat template changes the prompt when the answer follows")
-    return prompt, Rendered(whole[len(prompt) :])
+def _demonstration(row: Fields, tokenizer) -> tuple[str, str]:
+    """(prompt, answer), whatever is said of the answer."""
+    if row.names("completion"):
+        row.need("prompt")
+        return _side(row, "completion", tokenizer)
+    if row.names("messages"):
+        return render(_with_system(_conversation(row, "messages"), row), tokenizer, row)
+    if row.has("chosen"):
+        return _side(row, "chosen", tokenizer)
+    if row.has("text") and not row.has("prompt"):
+        answer = _answer(row, "text")
+        row.held_by(answer)
+        return "", answer
+    raise Malformed("needs text, prompt and completion, messages, or prompt and chosen")
 
 
-def render_prompt(history: list[dict], tokenizer=None) -> str:
-    """A conversation that waits for the assistant, up to where the answer starts."""
-    _check_turns(history)
-    if getattr(tokenizer, "chat_template", None):
-        return Rendered(_apply_template(history, tokenizer, add_generation_prompt=True))
-    tags = {"system": "", "user": f"{USER} ", "assistant": f"{ASSISTANT} "}
-    return "".join(tags[m["role"]] + m["content"] for m in history) + ASSISTANT
-
-
-def with_system(row: dict, tokenizer=None) -> dict:
-    """The row with its `system` in its prompt.
-
-    Raises:
-        Malformed: if there is no prompt to put it before, or the conversation has one already.
-    """
-    row = dict(row)
-    system = text(row.pop("system", None) or "", "system")
-    if not system.strip():
-        return row
-    prompt = row.get("prompt")
-    if prompt is None:
-        raise Malformed("has a system text and no prompt: make it the first message")
-    if isinstance(prompt, str) and not getattr(tokenizer, "chat_template", None):
-        return row | {"prompt": f"{system}\n\n{prompt}"}
-    turns = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
-    if turns and isinstance(turns[0], dict) and turns[0].get("role") == "system":
-        raise Malformed("has a system text and a system message: leave one out")
-    return row | {"prompt": [{"role": "system", "content": system}, *turns]}
-
-
-def has(row: dict, name: str) -> bool:
-    """Whether a row has a field; null, which hub tables use for "nothing here", is none."""
-    return row.get(name) is not None
-
-
-def required(row: dict, name: str) -> object:
-    if not has(row, name):
-        raise Malformed(f"has no field {name!r}")
-    return row[name]
-
-
-def text(value: object, name: str) -> str:
-    """The value if it is text that UTF-8 can hold."""
-    if not isinstance(value, str):
-        raise Malformed(f"{name} must be text, got {kind(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise Malformed(f"{name} has half a surrogate pair, {value[error.start]!r}") from None
-    return value
-
-
-def _answer(row: dict, name: str) -> str:
-    if not text(row[name], name):
-        raise Malformed(f"{name} is empty")
-    if not row[name].strip():
-        raise Useless(EMPTY_ANSWER)
-    return row[name]
-
-
-def _side(row: dict, name: str, tokenizer) -> tuple[str, str]:
+def _side(row: Fields, name: str, tokenizer) -> tuple[str, str]:
     """(prompt, answer) of one side of a row."""
-    if isinstance(row[name], list) or isinstance(row.get("prompt"), list):
-        return render(_conversation(row, name), tokenizer)
+    side, prompt = row.take(name), row.take("prompt")
+    if isinstance(side, list) or isinstance(prompt, list):
+        return render(_with_system(_conversation(row, name), row), tokenizer, row)
     answer = _answer(row, name)
-    return (
-        (text(row["prompt"], "prompt"), answer) if has(row, "prompt") else split_transcript(answer)
-    )
+    if prompt is None:
+        before, answer = split_transcript(answer)
+        system = row.system()
+        if system.strip() and not before:
+            raise Malformed(f"has a system message, but no prompt before {name}")
+        return system + before, answer
+    if _is_question(row, text(prompt, "prompt")):
+        talk = [*_as_messages(prompt, row), {"role": "assistant", "content": answer}]
+        return render(_with_system(talk, row), tokenizer, row)
+    return row.system() + prompt, answer
 
 
-def _conversation(row: dict, name: str) -> list[dict]:
+def _is_question(row: Fields, prompt: str) -> bool:
+    return row.asks() and ASSISTANT not in prompt
+
+
+def _as_messages(prompt: object, row: Fields) -> list[dict]:
+    """A prompt as a conversation so far; text is a user's question."""
+    asked = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+    return read_messages(asked, "prompt", row)
+
+
+def _with_system(messages: list[dict], row: Fields) -> list[dict]:
+    """The messages, after the system message that stands beside them."""
+    first = {"role": "system", "content": row.system()}
+    if not first["content"].strip() or messages[0] == first:
+        return messages
+    if messages[0]["role"] == "system":
+        raise Malformed("system and the system message of the list differ; leave one of them out")
+    return [first, *messages]
+
+
+def _conversation(row: Fields, name: str) -> list[dict]:
     """Every message of one side, the row's prompt included once."""
-    side, prompt = row[name], row.get("prompt")
+    side, prompt = row.take(name), row.take("prompt")
     if isinstance(side, str):
         side = [{"role": "assistant", "content": _answer(row, name)}]
-    side = _turns(side, name)
+    side = read_messages(side, name, row)
     if prompt is None:
         return side
-    as_text = not isinstance(prompt, list)
-    before = _turns([{"role": "user", "content": prompt}] if as_text else prompt, "prompt")
+    before = _as_messages(prompt, row)
     if side[0]["role"] == "assistant":
         return before + side
-    repeated = before[0] in side if as_text else side[: len(before)] == before
+    repeated = side[: len(before)] == before
+    if isinstance(prompt, str):
+        repeated = prompt.strip() in [m["content"].strip() for m in side if m["role"] == "user"]
     if not repeated:
         raise Malformed(f"{name} is a whole conversation, but not one with this prompt")
     return side
 
 
-def _turns(messages: object, name: str) -> list[dict]:
-    """The messages, reduced to role and content, if each has both."""
-    if not (isinstance(messages, list) and messages):
-        found = "an empty list" if messages == [] else kind(messages)
-        raise Malformed(f"{name} must be text or a list of messages, got {found}")
-    turns = []
-    for number, given in enumerate(messages, start=1):
-        where = f"{name} message {number}"
-        found = plain_message(given, where)
-        for key in ("role", "content"):
-            if not has(found, key):
-                raise Malformed(f"{where} has no {key}")
-        role = text(found["role"], f"role of {where}")
-        if role not in ROLES:
-            raise Malformed(f"{where} must be from {', '.join(ROLES)}, got role {role[:40]!r}")
-        turns.append({"role": role, "content": text(found["content"], where)})
-    return turns
+def _answer(row: Fields, name: str) -> str:
+    if not text(answer := row.take(name), name):
+        raise Malformed(f"{name} is empty")
+    return answer
 
 
-def _check_turns(history: list[dict]) -> None:
-    """Malformed unless user and assistant take turns, the user first and last."""
-    start = 1 if history and history[0]["role"] == "system" else 0
-    turns = history[start:]
-    for number, (turn, role) in enumerate(zip(turns, cycle(ROLES[1:])), start=start + 1):
-        if turn["role"] != role:
-            raise Malformed(f"message {number} must be from the {role}, got role {turn['role']!r}")
-    if len(turns) % 2 == 0:
-        raise Malformed("an answer must follow a user message, but none comes just before it")
+def _refuse_blank(*answers: str) -> None:
+    if not all(map(str.strip, answers)):
+        raise Useless(EMPTY_ANSWER)
 
 
-def _apply_template(messages: list[dict], tokenizer, **options) -> str:
-    for number, message in enumerate(messages, start=1):
-        for token in tokenizer.all_special_tokens:
-            if token in message["content"]:  # it would end or fake a turn
-                raise Malformed(f"message {number} contains the special token {token!r}")
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
-    except Exception as error:  # a template is a program and raises what it likes
-        reason = (str(error).splitlines() or [""])[0]
-        raise Malformed(f"the chat template refuses the conversation: {reason}") from None
+def _refuse_other_verdicts(row: Fields) -> None:
+    """Malformed for what says how good answers are, but not by chosen and rejected."""
+    if row.has("chosen") or row.has("rejected"):
+        return
+    if row.has("label") and row.names("completion"):
+        raise Malformed(
+            "completion and label are no pair; write chosen and rejected, two answers to one prompt"
+        )
+    if row.has("responses"):
+        raise Malformed("a list of responses is no pair; write chosen and rejected")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dpo_lib.language_model.data.columns import renamed
+from dpo_lib.language_model.data.columns import Fields
 from dpo_lib.language_model.data.reading import read_examples, read_preferences, read_prompts
 from dpo_lib.language_model.data.rows import read_rows
 from dpo_lib.language_model.data.tokens import (
@@ -37,13 +37,13 @@ def kind_of_rows(path: str) -> str:
     if Path(path).is_dir():
         present = (kind for name, kind in files.items() if any(Path(path).glob(f"{name}.jsonl*")))
         return next(present, "preferences")
-    _, row = next(read_rows(path, ""), ("", {}))
-    row = renamed(row)
-    if {"completion", "messages", "text"} & row.keys() and "chosen" not in row:
+    _, found = next(read_rows(path, ""), ("", {}))
+    row = Fields(found)
+    if {"chosen", "rejected", "responses"} & found.keys():
+        return "preferences"
+    if any(row.names(name) for name in ("completion", "messages", "text")):
         return "examples"
-    return (
-        "prompts" if "prompt" in row and not {"chosen", "rejected"} & row.keys() else "preferences"
-    )
+    return "prompts" if row.names("prompt") else "preferences"
 
 
 def _token_lines(items: list) -> list[str]:

@@ -1,0 +1,232 @@
+"""Conversations through the chat templates that are in use, by the texts they must give."""
+
+import pytest
+from data_helpers import CHATML, FILM, answer, one_line, tiny_tokenizer, turns, write
+
+from dpo_lib.language_model import data
+from dpo_lib.language_model.data import messages, shapes
+from dpo_lib.language_model.data.columns import Fields
+from dpo_lib.language_model.data.rows import DataError
+
+EARLIER = messages.EARLIER_REASONING
+ENDS = "<|im_end|>\n"
+
+
+def chat(template):
+    tokenizer = tiny_tokenizer(eos_token="<|im_end|>", bos_token="<s>")
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+# Each writes what its namesake does where it matters here.
+GEMMA = chat(
+    "{{ bos_token }}{% if messages[0].role == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}{% for m in messages %}"
+    "<turn>{{ m.role }}\n{{ m.content | trim }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
+)
+MUTE = chat(  # leaves the system message out
+    "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+MISTRAL = chat(  # writes the system message into the last question
+    "{% set system = messages[0].content if messages[0].role == 'system' else '' %}"
+    "{% set talk = messages[1:] if system else messages %}{% for m in talk %}"
+    "{% if m.role == 'user' %}[INST]"
+    "{% if system and loop.index0 == (talk | length - 1) // 2 * 2 %}{{ system }}\n\n{% endif %}"
+    "{{ m.content }}[/INST]{% else %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+QWEN = chat(  # an empty thought before the last answer, none before earlier ones; tools
+    "{% if tools %}<tools>{{ tools | tojson }}</tools>{% endif %}{% for m in messages %}"
+    "<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+    "{% set said = m.content.split('</think>')[-1].lstrip('\n') %}"
+    "{% set thought = m.content.split('</think>')[0].split('<think>')[-1].strip('\n') "
+    "if '</think>' in m.content else (m.reasoning_content or '') %}"
+    "{% if loop.last %}<think>\n{{ thought }}\n</think>\n\n{% endif %}{{ said }}"
+    "{% for call in m.tool_calls or [] %}<call>{{ call.function.name }} "
+    "{{ call.function.arguments | tojson }}</call>{% endfor %}"
+    "{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+OPENS = (  # the generation prompt opens a thought
+    "{% for m in messages %}<{{ m.role }}>{{ CONTENT }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant><think>\n{% endif %}"
+)
+DEEPSEEK = chat(OPENS.replace("CONTENT", "m.content.split('</think>')[-1]"))
+PREFILLS = chat(OPENS.replace("CONTENT", "m.content"))
+STRIPS = chat(
+    "{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>')[-1] }}{{ eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+CHAT = chat(CHATML)
+
+
+def pair(history, chosen="c", rejected="r"):
+    return {"prompt": history, "chosen": answer(chosen), "rejected": answer(rejected)}
+
+
+def read(row, tokenizer):
+    record = Fields(row)
+    return shapes.preference(record, tokenizer), record
+
+
+def refusal(folder, row, tokenizer=None):
+    path = write(folder, [row])
+    with pytest.raises(DataError) as error:
+        data.read_preferences(path, tokenizer)
+    return one_line(error, f"{path}:1: ").removeprefix(f"{path}:1: ")
+
+
+SYSTEM = turns("q", system="S")
+
+
+def test_a_template_without_a_system_role_is_refused_with_the_way_round(tmp_path):
+    assert refusal(tmp_path, pair(SYSTEM), GEMMA) == (
+        "the chat template takes no system message: System role not supported; put its text into "
+        "the first user message"
+    )
+    found, record = read(pair(turns("q ")), GEMMA)
+    assert found[:2] == ("<s><turn>user\nq<end>\n<turn>assistant\n", "c<end>\n")
+    assert record.notes == ["the chat template strips blanks around a message"] * 2  # both sides
+
+
+def test_a_template_that_leaves_a_message_out_is_refused(tmp_path):
+    assert refusal(tmp_path, pair(SYSTEM), MUTE) == (
+        "the chat template leaves out text of message 1; put it elsewhere, or take a model whose "
+        "template renders it"
+    )
+    path = write(tmp_path, [{"prompt": SYSTEM}])
+    with pytest.raises(DataError, match="leaves out text of message 1"):
+        data.read_prompts(path, MUTE)
+    assert read(pair(turns("q")), MUTE)[0] == ("<user>q<assistant>", "c", "r")
+
+
+def test_a_system_message_may_be_written_into_the_last_question():
+    found, _ = read(pair(turns("a", "b", "q", system="S")), MISTRAL)
+    assert found[:2] == ("[INST]a[/INST]b<|im_end|>[INST]S\n\nq[/INST]", "c<|im_end|>")
+
+
+def test_an_empty_thought_before_the_answer_is_learned_and_noted():
+    found, record = read(pair(turns("q")), QWEN)
+    start = "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
+    assert found == (start, f"<think>\n\n</think>\n\nc{ENDS}", f"<think>\n\n</think>\n\nr{ENDS}")
+    note = "the chat template writes '<think>\\n\\n</think>\\n\\n' before the answer"
+    assert set(record.notes) == {note}
+
+
+def test_reasoning_that_a_template_keeps_changes_or_strips_is_said():
+    thought = "<think>t</think>c"
+    found, record = read(pair(turns("q", "<think>t</think>a", "p"), thought), QWEN)
+    assert found[0].endswith("assistant\na<|im_end|>\n<|im_start|>user\np<|im_end|>\n"
+                             "<|im_start|>assistant\n")  # fmt: skip
+    assert found[1] == f"<think>\nt\n</think>\n\nc{ENDS}"
+    assert EARLIER in record.notes
+    assert "the chat template changes the blanks around reasoning" in record.notes
+    found, record = read(pair(turns("q"), thought), STRIPS)
+    assert found == ("<user>q<|im_end|><assistant>", "c<|im_end|>", "r<|im_end|>")
+    assert record.notes == ["the chat template strips the reasoning of an answer"]
+
+
+def test_an_answer_of_which_a_template_leaves_nothing_is_dropped(tmp_path):
+    rows = [pair(turns("q")), pair(turns("q"), "<think>t</think>"), pair(turns("q"), "</think>c")]
+    rows.append(pair(turns("q"), "<think>a</think>c", "<think>b</think>c"))
+    path = write(tmp_path, rows)
+    _, report = data.read_preferences(path, STRIPS)
+    assert report.dropped == {
+        shapes.EMPTY_ANSWER: [f"{path}:2"],
+        "chosen and rejected are identical": [f"{path}:4"],
+    }
+
+
+def test_a_template_that_opens_a_thought_needs_answers_that_go_on_in_it(tmp_path):
+    for tokenizer in (DEEPSEEK, PREFILLS):
+        assert refusal(tmp_path, pair(turns("q")), tokenizer) == (
+            "the chat template changes the prompt when the answer follows: where it ends the "
+            "prompt with '<think>\\n', the conversation has 'c<|im_end|>'; take what it adds for "
+            "generation out of the template"
+        )
+    thoughts = ("<think>\nt</think>c", "<think>\nt</think>r")
+    found, _ = read(pair(turns("q"), *thoughts), PREFILLS)
+    start = "<user>q<|im_end|><assistant><think>\n"
+    assert found == (start, "t</think>c<|im_end|>", "t</think>r<|im_end|>")
+
+
+def call(name):
+    return [{"type": "function", "function": {"name": name, "arguments": {"x": 1}}}]
+
+
+def calling(name, **more):
+    return {"role": "assistant", "content": None, "tool_calls": call(name), **more}
+
+
+def test_tool_calls_are_rendered_and_pairs_may_differ_there_alone():
+    row = {"prompt": turns("q"), "chosen": [calling("f")], "rejected": [calling("g")]}
+    (_, chosen, rejected), _ = read(row, QWEN)
+    assert '<call>f {"x": 1}</call>' in chosen and '<call>g {"x": 1}</call>' in rejected
+    result = {"role": "tool", "content": "7", "tool_call_id": "1"}
+    (prompt, *_), record = read(pair([*turns("q"), calling("f"), result]), QWEN)
+    assert '<call>f {"x": 1}</call>' in prompt and "<|im_start|>tool\n7<|im_end|>" in prompt
+    assert set(record.ignored) == {
+        "the field tool_call_id of a message, which the template leaves out"
+    }
+
+
+def test_tool_calls_that_nothing_renders_are_refused_with_the_remedy(tmp_path):
+    row = {"prompt": turns("q"), "chosen": [calling("f")], "rejected": [calling("g")]}
+    assert refusal(tmp_path, row) == (
+        "message 2 has tool_calls, which a chat template renders, and the tokenizer has none; "
+        "write it into the content, or take a model with a chat template"
+    )
+    assert refusal(tmp_path, row, MUTE) == (
+        "the chat template does not render tool_calls of message 2; write it into the content, or "
+        "take a model whose template does"
+    )
+    late = pair([*turns("q"), {"role": "tool", "content": "7"}])
+    assert refusal(tmp_path, late, QWEN) == "message 2 must be from the assistant, got role 'tool'"
+
+
+def test_tools_of_a_row_are_rendered_or_refused(tmp_path):
+    row = pair(turns("q")) | {"tools": [{"type": "function", "function": {"name": "f"}}]}
+    (prompt, *_), record = read(row, QWEN)
+    assert prompt.startswith("<tools>[{") and not record.ignored
+    silent = {"role": "assistant", "content": "c", "function_call": {"name": "f"}}
+    assert "does not render function_call" in refusal(tmp_path, row | {"chosen": [silent]}, QWEN)
+    assert "does not render tools; describe" in refusal(tmp_path, row, MUTE)
+    assert "has tools, which a chat template renders" in refusal(tmp_path, row)
+    assert read(row | {"tools": []}, MUTE)[0][0] == "<user>q<assistant>"
+
+
+def test_reasoning_beside_an_answer_is_rendered_or_refused(tmp_path):
+    chosen = [{"role": "assistant", "content": "c", "reasoning_content": "why"}]
+    row = pair(turns("q")) | {"chosen": chosen}
+    assert read(row, QWEN)[0][1] == f"<think>\nwhy\n</think>\n\nc{ENDS}"
+    assert "does not render reasoning_content of message 2" in refusal(tmp_path, row, CHAT)
+    earlier = pair([*turns("p"), *chosen, *turns("q")])
+    assert EARLIER in read(earlier, QWEN)[1].notes
+
+
+def test_other_fields_of_a_message_are_reported_and_weight_zero_is_not_learned(tmp_path):
+    history = [{"role": "user", "content": "q", "name": "Ann", "mood": 3, "weight": None}]
+    _, record = read(pair(history), CHAT)
+    assert dict.fromkeys(record.ignored) == {
+        "the field name of a message": None, "the field mood of a message": None
+    }  # fmt: skip
+    row = pair(turns("q")) | {"chosen": [{"role": "assistant", "content": "c", "weight": 0}]}
+    _, report = data.read_preferences(write(tmp_path, [FILM, row]))
+    assert list(report.dropped) == ["an answer has weight 0"]
+
+
+def test_text_parts_are_joined_and_other_parts_refused_by_name(tmp_path):
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b", "cited": [1]}]
+    found, record = read(pair([{"role": "user", "content": parts}]), CHAT)
+    assert found == read(pair(turns("ab")), CHAT)[0]
+    assert set(record.ignored) == {"the field cited of a text part"}
+    audio = [{"role": "user", "content": [*parts, {"type": "input_audio"}]}]
+    assert refusal(tmp_path, pair(audio)) == (
+        "prompt message 1 must be text, got a list with a part of type 'input_audio'"
+    )
+
+
+def test_b5_a_special_token_in_a_tool_call_is_refused(tmp_path):
+    row = {"prompt": turns("q"), "chosen": [calling("<|im_end|>")], "rejected": [calling("g")]}
+    assert "message 2 contains the special token '<|im_end|>'" in refusal(tmp_path, row, QWEN)
