@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dpo_lib.language_model.data import shapes
-from dpo_lib.language_model.data.columns import Fields, Useless
 from dpo_lib.language_model.data.rows import DataError, Malformed, read_rows
+from dpo_lib.language_model.data.shapes import texts
+from dpo_lib.language_model.data.shapes.columns import Fields, Useless
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def read_preferences(path: str | Path, tokenizer=None) -> tuple[list[Preference]
     """
 
     def convert(row: Fields, place: str) -> Preference:
-        found = Preference(*shapes.preference(row, tokenizer), place)
+        found = Preference(*texts.preference(row, tokenizer), place)
         if found.chosen == found.rejected:
             raise Useless("chosen and rejected are identical")
         return found
@@ -109,7 +109,7 @@ def read_examples(path: str | Path, tokenizer=None) -> tuple[list[Example], Repo
     prompts = []
 
     def convert(row: Fields, place: str) -> Example:
-        found = Example(*shapes.example(row, tokenizer), place)
+        found = Example(*texts.example(row, tokenizer), place)
         if "text" not in row.used:  # which has no prompt, and that is as it should be
             prompts.append((found.prompt, place))
         return found
@@ -127,7 +127,7 @@ def read_examples(path: str | Path, tokenizer=None) -> tuple[list[Example], Repo
 def read_prompts(path: str | Path, tokenizer=None) -> tuple[list[str], Report]:
     """Prompts of a file, a folder's prompts.jsonl[.gz], or "hub:NAME[:SPLIT]"; see above."""
     found, report = _read(
-        path, "prompts", lambda row, place: (shapes.prompt_only(row, tokenizer), place)
+        path, "prompts", lambda row, place: (texts.prompt_only(row, tokenizer), place)
     )
     _check_prompts(path, found, report)
     return [prompt for prompt, _ in found], report

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from dpo_lib.language_model.data.columns import Fields
 from dpo_lib.language_model.data.reading import read_examples, read_preferences, read_prompts
 from dpo_lib.language_model.data.rows import read_rows
+from dpo_lib.language_model.data.shapes.columns import Fields
 from dpo_lib.language_model.data.tokens import (
     tokenize_examples,
     tokenize_preferences,

@@ -9,9 +9,9 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dpo_lib.language_model.data.messages import Rendered
 from dpo_lib.language_model.data.reading import Example, Preference, Report
 from dpo_lib.language_model.data.rows import DataError
+from dpo_lib.language_model.data.shapes.messages import Rendered
 
 # Prompt ids and completion ids of each sequence, what everything that scores is given.
 Sequences = list[tuple[tuple[int, ...], tuple[int, ...]]]

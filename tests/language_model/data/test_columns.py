@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpo_lib.language_model import data
-from dpo_lib.language_model.data import columns, shapes
-from dpo_lib.language_model.data.columns import Fields
 from dpo_lib.language_model.data.rows import DataError, Malformed
+from dpo_lib.language_model.data.shapes import columns, texts
+from dpo_lib.language_model.data.shapes.columns import Fields
 
 ASKED = "\n\nHuman: q\n\nAssistant:"
 PAIR = {"chosen": "c", "rejected": "r"}
@@ -135,18 +135,18 @@ def test_kto_answers_that_are_labelled_false_are_not_learned(tmp_path, label):
     rows = [{"prompt": "q", "completion": "c", "label": label}, {"prompt": "q", "completion": "d"}]
     (found,), report = data.read_examples(write(tmp_path, rows))
     assert found.completion == "d"
-    assert report.dropped == {shapes.FALSE_LABEL: [f"{tmp_path}/rows.jsonl:1"]}
+    assert report.dropped == {texts.FALSE_LABEL: [f"{tmp_path}/rows.jsonl:1"]}
 
 
 def test_what_sft_and_prompts_leave_aside_is_said_with_the_reason(tmp_path):
     _, report = read(tmp_path, DEMONSTRATIONS["KTO, true"][0] | TALKED, data.read_examples)
     assert list(report.ignored) == ["the field messages"]
     _, report = read(tmp_path, FILM, data.read_examples)
-    assert list(report.ignored) == [f"the field rejected, {shapes.NOT_LEARNED['rejected']}"]
+    assert list(report.ignored) == [f"the field rejected, {texts.NOT_LEARNED['rejected']}"]
     row = {"prompt": "q", "completion": "c", "label": False, "source": "s"}
     found, report = read(tmp_path, row, data.read_prompts)
     assert found == "q" and list(report.ignored) == [
-        f"the field {name}, {shapes.ONLY_PROMPTS}" for name in ("completion", "label", "source")
+        f"the field {name}, {texts.ONLY_PROMPTS}" for name in ("completion", "label", "source")
     ]
 
 
@@ -198,13 +198,13 @@ something = st.one_of(
 @given(st.text(min_size=1).filter(lambda name: name.lower() not in KNOWN), something)
 def test_a_field_that_nobody_named_is_reported_wherever_it_stands(name, value):
     for reading, row in (
-        (shapes.preference, FILM),
-        (shapes.preference, TALKS),
-        (shapes.preference, PREFERENCES["Orca"][0]),
-        (shapes.example, {"prompt": "q", "completion": "c"}),
-        (shapes.example, {"messages": turns("q", "c")}),
-        (shapes.example, {"text": "c"}),
-        (shapes.prompt_only, {"prompt": "q"}),
+        (texts.preference, FILM),
+        (texts.preference, TALKS),
+        (texts.preference, PREFERENCES["Orca"][0]),
+        (texts.example, {"prompt": "q", "completion": "c"}),
+        (texts.example, {"messages": turns("q", "c")}),
+        (texts.example, {"text": "c"}),
+        (texts.prompt_only, {"prompt": "q"}),
     ):
         record = Fields(row | {name: value})
         assert reading(record) == reading(row)
@@ -217,7 +217,7 @@ def test_a_field_that_nobody_named_is_reported_wherever_it_stands(name, value):
 def test_a_known_instruction_or_verdict_is_used_or_refused_but_never_only_ignored(name):
     """Used: with another value, or with none, the row is another one."""
     for row in (FILM, TALKS, {"text": "c"}, {"messages": turns("q", "c")}):
-        reading = shapes.preference if "chosen" in row else shapes.example
+        reading = texts.preference if "chosen" in row else texts.example
         record = Fields({**row, name: "something else"})
         try:
             found = reading(record)
@@ -254,7 +254,7 @@ def test_an_answer_of_blanks_is_dropped_from_every_shape(tmp_path, blank):
                       {"question": "q", "output": blank}]  # fmt: skip
     _, report = data.read_examples(write(tmp_path, demonstrations))
     assert {reason: len(places) for reason, places in report.dropped.items()} == {
-        shapes.EMPTY_ANSWER: 3
+        texts.EMPTY_ANSWER: 3
     }
 
 

@@ -4,9 +4,9 @@ import pytest
 from data_helpers import CHATML, FILM, answer, one_line, tiny_tokenizer, turns, write
 
 from dpo_lib.language_model import data
-from dpo_lib.language_model.data import messages, shapes
-from dpo_lib.language_model.data.columns import Fields
 from dpo_lib.language_model.data.rows import DataError
+from dpo_lib.language_model.data.shapes import messages, texts
+from dpo_lib.language_model.data.shapes.columns import Fields
 
 EARLIER = messages.EARLIER_REASONING
 ENDS = "<|im_end|>\n"
@@ -67,7 +67,7 @@ def pair(history, chosen="c", rejected="r"):
 
 def read(row, tokenizer):
     record = Fields(row)
-    return shapes.preference(record, tokenizer), record
+    return texts.preference(record, tokenizer), record
 
 
 def refusal(folder, row, tokenizer=None):
@@ -133,7 +133,7 @@ def test_an_answer_of_which_a_template_leaves_nothing_is_dropped(tmp_path):
     path = write(tmp_path, rows)
     _, report = data.read_preferences(path, STRIPS)
     assert report.dropped == {
-        shapes.EMPTY_ANSWER: [f"{path}:2"],
+        texts.EMPTY_ANSWER: [f"{path}:2"],
         "chosen and rejected are identical": [f"{path}:4"],
     }
 

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpo_lib.language_model import data
-from dpo_lib.language_model.data import shapes
 from dpo_lib.language_model.data.reading import Preference
 from dpo_lib.language_model.data.rows import DataError
+from dpo_lib.language_model.data.shapes import texts
 
 ROOT = Path(__file__).parents[3]
 
@@ -51,9 +51,9 @@ def test_b7_different_histories_are_dropped_and_named(tmp_path):
     found, report = data.read_preferences(path)
     assert len(found) == 1 and report.rows == 6 and report.used == 1
     assert report.dropped == {
-        shapes.DIFFERENT_HISTORIES: [f"{path}:2", f"{path}:3", f"{path}:4"],
-        shapes.NO_ANSWER: [f"{path}:5"],
-        shapes.EMPTY_ANSWER: [f"{path}:6"],
+        texts.DIFFERENT_HISTORIES: [f"{path}:2", f"{path}:3", f"{path}:4"],
+        texts.NO_ANSWER: [f"{path}:5"],
+        texts.EMPTY_ANSWER: [f"{path}:6"],
     }
 
 
@@ -67,12 +67,12 @@ def test_b6_answers_that_share_a_beginning_but_no_turn_have_an_empty_prompt(tmp_
 @settings(deadline=None)  # a busy machine is no failure
 @given(prompt=some_text, chosen=some_text, rejected=some_text, tagged=st.booleans())
 def test_b6_prompt_and_answer_rebuild_both_inputs(prompt, chosen, rejected, tagged):
-    tag = shapes.ASSISTANT if tagged else ""
+    tag = texts.ASSISTANT if tagged else ""
     whole = {"chosen": prompt + tag + chosen, "rejected": prompt + tag + rejected}
     try:
-        found, good, bad = shapes.preference(whole)
-    except shapes.Useless as reason:
-        assert str(reason) == shapes.EMPTY_ANSWER and not (chosen.strip() and rejected.strip())
+        found, good, bad = texts.preference(whole)
+    except texts.Useless as reason:
+        assert str(reason) == texts.EMPTY_ANSWER and not (chosen.strip() and rejected.strip())
     else:
         assert (found + good, found + bad) == (whole["chosen"], whole["rejected"])
 
@@ -87,12 +87,12 @@ def test_b8_explicit_and_implicit_prompts_agree_and_rebuild_the_conversation(
     talk = turns(*contents, system="Be kind." if with_system else None)
     talks = [talk, [*talk[:-1], *answer(other)]]
     try:
-        implicit = shapes.preference({"chosen": talks[0], "rejected": talks[1]}, tokenizer)
-    except shapes.Useless:
+        implicit = texts.preference({"chosen": talks[0], "rejected": talks[1]}, tokenizer)
+    except texts.Useless:
         assert not (contents[-1].strip() and other.strip())
         return
     sides = {"chosen": answer(contents[-1]), "rejected": answer(other)}
-    assert shapes.preference({"prompt": talk[:-1], **sides}, tokenizer) == implicit
+    assert texts.preference({"prompt": talk[:-1], **sides}, tokenizer) == implicit
     prompt, *completions = implicit
     for whole, completion in zip(talks, completions, strict=True):
         if templated:

@@ -13,8 +13,15 @@ a note says so; where it leaves out more, the row is refused.
 import json
 from functools import partial
 
-from dpo_lib.language_model.data.columns import REASONING, REFERS, SAID, Fields, Useless, holds
 from dpo_lib.language_model.data.rows import Malformed
+from dpo_lib.language_model.data.shapes.columns import (
+    REASONING,
+    REFERS,
+    SAID,
+    Fields,
+    Useless,
+    holds,
+)
 
 USER, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 EMPTY_ANSWER = "an answer is empty"

@@ -1,7 +1,7 @@
 """The fields of a row and of its messages: what people call them, and which a reading has used.
 
 The rule: a field that holds something is used, or its row is refused, or it is reported as
-ignored. A reading takes fields by the names of `shapes` and settles the row at its end. What it
+ignored. A reading takes fields by the names of `texts` and settles the row at its end. What it
 has not taken by then is ignored, unless its name says that it is an instruction or a verdict:
 without that the row would be trained on as something it is not.
 

@@ -15,7 +15,8 @@ How conversations become text is said in `messages`, what becomes of other field
 every shape, prompt + answer is the whole text, character for character.
 """
 
-from dpo_lib.language_model.data.columns import (
+from dpo_lib.language_model.data.rows import Malformed, kind
+from dpo_lib.language_model.data.shapes.columns import (
     INSTRUCTIONS,
     Fields,
     Useless,
@@ -23,14 +24,13 @@ from dpo_lib.language_model.data.columns import (
     read_messages,
     text,
 )
-from dpo_lib.language_model.data.messages import (
+from dpo_lib.language_model.data.shapes.messages import (
     ASSISTANT,
     EMPTY_ANSWER,
     USER,
     render,
     render_prompt,
 )
-from dpo_lib.language_model.data.rows import Malformed, kind
 
 DIFFERENT_HISTORIES = "the histories of chosen and rejected differ"
 NO_ANSWER = "a transcript does not end with an answer"
