@@ -16,11 +16,10 @@ from dpo_lib._loss_names import LossName, check_loss
 
 Optimizer = Literal["rmsprop", "adamw"]
 Dtype = Literal["auto", "float32", "bfloat16"]
-
+PairsFrom = Literal["all", "best_and_worst", "adjacent"]
 
 MODEL, OPTIMISATION = section("Model and data", 1), section("Optimisation", 2)
 _DPO, _PPO, SAMPLING = (section(title, 3) for title in ("DPO", "PPO", "Sampling"))
-
 
 AT_LEAST_1 = Parameter(validator=Number(gte=1))
 TEMPERATURE = Parameter(validator=Number(gte=0, lt=math.inf))
@@ -120,7 +119,15 @@ class SFTSettings(HeldOutSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardSettings(HeldOutSettings):
+class PreferenceSettings(HeldOutSettings):
+    """Settings of a stage that learns from pairs."""
+
+    pairs_from: Annotated[PairsFrom | None, MODEL] = None
+    """Pairs to make of several scored answers; of rankings only all pairs keep equation (1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardSettings(PreferenceSettings):
     """Settings of reward modelling; nothing but a learning rate of its own."""
 
     lr: Annotated[float, OPTIMISATION] = 1e-5
@@ -128,7 +135,7 @@ class RewardSettings(HeldOutSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOSettings(HeldOutSettings):
+class DPOSettings(PreferenceSettings):
     """Settings of DPO; `reference` is a model's name or folder, by default the policy itself."""
 
     beta: Annotated[float, _DPO] = 0.1

@@ -5,6 +5,7 @@ from pathlib import Path
 from dpo_lib.language_model.data.reading import read_examples, read_preferences, read_prompts
 from dpo_lib.language_model.data.rows import read_rows
 from dpo_lib.language_model.data.shapes.columns import Fields
+from dpo_lib.language_model.data.shapes.rankings import is_ranking
 from dpo_lib.language_model.data.tokens import (
     tokenize_examples,
     tokenize_preferences,
@@ -18,7 +19,9 @@ READERS = {
 }
 
 
-def overview(path: str, tokenizer=None, max_length: int = 512) -> list[str]:
+def overview(
+    path: str, tokenizer=None, max_length: int = 512, pairs_from: str | None = None
+) -> list[str]:
     """What would be trained on, what became of each row, and tokens if a tokenizer is given.
 
     Raises:
@@ -26,7 +29,8 @@ def overview(path: str, tokenizer=None, max_length: int = 512) -> list[str]:
     """
     kind = kind_of_rows(path)
     read, tokenize = READERS[kind]
-    rows, report = read(path, tokenizer)
+    asked = {"pairs_from": pairs_from} if kind == "preferences" else {}
+    rows, report = read(path, tokenizer, **asked)
     items = [] if tokenizer is None else tokenize(rows, tokenizer, max_length, report)
     return [f"{path}: {kind}", *report.lines(), *_token_lines(items)]
 
@@ -39,11 +43,11 @@ def kind_of_rows(path: str) -> str:
         return next(present, "preferences")
     _, found = next(read_rows(path, ""), ("", {}))
     row = Fields(found)
-    if {"chosen", "rejected", "responses"} & found.keys():
+    if {"chosen", "rejected"} & found.keys():
         return "preferences"
     if any(row.names(name) for name in ("completion", "messages", "text")):
         return "examples"
-    return "prompts" if row.names("prompt") else "preferences"
+    return "prompts" if row.names("prompt") and not is_ranking(found) else "preferences"
 
 
 def _token_lines(items: list) -> list[str]:

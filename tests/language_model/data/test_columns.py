@@ -152,7 +152,7 @@ def test_what_sft_and_prompts_leave_aside_is_said_with_the_reason(tmp_path):
 
 REFUSED = {
     "KTO for DPO": ({"prompt": "q", "completion": "c", "label": True}, "label are no pair; write"),
-    "a ranking": ({"prompt": "q", "responses": ["a"], "ranks": [1]}, "is no pair; write chosen"),
+    "a ranking": ({"prompt": "q", "responses": ["a"], "ranks": [1]}, "is no pair; --pairs-from"),
     "a label beside a pair": (FILM | {"label": 0}, "label is a verdict that would not be used; "),
     "an input without instruction": (FILM | {"input": "i"}, "input is an instruction that would"),
     "a context": (FILM | {"context": "i"}, "context is an instruction that would not be used; "),
@@ -188,7 +188,7 @@ def test_a_label_that_is_no_verdict_is_refused(tmp_path):
 
 
 KNOWN = {*columns.INSTRUCTIONS, *columns.VERDICTS, *columns.ANSWERS, "rejected", "output",
-         "conversations", "responses"}  # fmt: skip
+         "conversations"}  # fmt: skip
 something = st.one_of(
     st.booleans(), st.integers(), st.text(min_size=1), st.lists(st.text(), min_size=1)
 )
@@ -244,8 +244,8 @@ def test_a_prompt_that_is_empty_in_every_row_is_an_error(tmp_path):
     assert data.read_examples(write(tmp_path, [{"text": "c"}]))[1].noted == {}
 
 
-@pytest.mark.parametrize("blank", [" ", "\n", "\u3000"])
-def test_an_answer_of_blanks_is_dropped_from_every_shape(tmp_path, blank):
+@pytest.mark.parametrize("blank", ["", " ", "\n", "\u3000"])
+def test_an_answer_of_nothing_or_blanks_is_dropped_from_every_shape(tmp_path, blank):
     rows = [FILM, FILM | {"chosen": blank}, FILM | {"rejected": blank},
             {"chosen": turns("a", blank), "rejected": turns("a", "b")}]  # fmt: skip
     _, report = data.read_preferences(write(tmp_path, rows))

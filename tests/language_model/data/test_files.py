@@ -96,7 +96,7 @@ WRONG_CSV = {
     "an open quote": ('prompt,chosen,rejected\na,b,"c', ":1: not CSV: "),
     "a name twice": ("prompt,prompt\na,b", ":1: has 'prompt' twice"),
     "other names": ("question,good,bad\na,b,c", ":1: has no field 'chosen'"),
-    "an empty answer": ("prompt,chosen,rejected\na,,c", ":1: chosen is empty"),
+    "an empty answer": ("prompt,chosen,rejected\na,,c", ": has no row that can be used: 1 rows, 0"),
     "latin-1": ("prompt,chosen\n\xe9", ":2: not UTF-8"),
 }
 

@@ -9,6 +9,7 @@
 - Questions, texts whose prompt is called "question" or "instruction" (with its "input" below it),
   or has a column "system" beside it, empty or not: they are conversations of one question.
 - A label beside a completion (KTO): a demonstration if it is true, dropped if it is false.
+- A list of answers is read by none of the three: `rankings` makes pairs of it.
 
 A system message beside a conversation begins it; beside a transcript it is written first, untagged.
 How conversations become text is said in `messages`, what becomes of other fields in `columns`. In
@@ -31,6 +32,7 @@ from dpo_lib.language_model.data.shapes.messages import (
     render,
     render_prompt,
 )
+from dpo_lib.language_model.data.shapes.rankings import CHOICES, is_ranking
 
 DIFFERENT_HISTORIES = "the histories of chosen and rejected differ"
 NO_ANSWER = "a transcript does not end with an answer"
@@ -96,7 +98,7 @@ def prompt_only(row: dict | Fields, tokenizer=None) -> str:
     else:
         prompt = row.need("prompt")
         if not isinstance(prompt, list) and not _is_question(row, text(prompt, "prompt")):
-            found = row.system() + prompt
+            found = _below_system(row, prompt)
         else:
             history = _with_system(_as_messages(prompt, row), row)
             found = render_prompt(history, tokenizer, row)
@@ -126,9 +128,13 @@ def _demonstration(row: Fields, tokenizer) -> tuple[str, str]:
     if row.has("chosen"):
         return _side(row, "chosen", tokenizer)
     if row.has("text") and not row.has("prompt"):
-        answer = _answer(row, "text")
+        answer = text(row.take("text"), "text")
         row.held_by(answer)
         return "", answer
+    if is_ranking(row.row):
+        raise Malformed(
+            "a list of answers is no demonstration; write the one to learn as completion"
+        )
     raise Malformed("needs text, prompt and completion, messages, or prompt and chosen")
 
 
@@ -137,17 +143,21 @@ def _side(row: Fields, name: str, tokenizer) -> tuple[str, str]:
     side, prompt = row.take(name), row.take("prompt")
     if isinstance(side, list) or isinstance(prompt, list):
         return render(_with_system(_conversation(row, name), row), tokenizer, row)
-    answer = _answer(row, name)
+    answer = text(row.take(name), name)
     if prompt is None:
         before, answer = split_transcript(answer)
-        system = row.system()
-        if system.strip() and not before:
+        if row.system().strip() and not before:
             raise Malformed(f"has a system message, but no prompt before {name}")
-        return system + before, answer
+        return _below_system(row, before), answer
     if _is_question(row, text(prompt, "prompt")):
         talk = [*_as_messages(prompt, row), {"role": "assistant", "content": answer}]
         return render(_with_system(talk, row), tokenizer, row)
-    return row.system() + prompt, answer
+    return _below_system(row, prompt), answer
+
+
+def _below_system(row: Fields, transcript: str) -> str:
+    system = row.system()
+    return system + "\n\n" * (bool(system) and not transcript.startswith("\n")) + transcript
 
 
 def _is_question(row: Fields, prompt: str) -> bool:
@@ -174,7 +184,7 @@ def _conversation(row: Fields, name: str) -> list[dict]:
     """Every message of one side, the row's prompt included once."""
     side, prompt = row.take(name), row.take("prompt")
     if isinstance(side, str):
-        side = [{"role": "assistant", "content": _answer(row, name)}]
+        side = [{"role": "assistant", "content": text(row.take(name), name)}]
     side = read_messages(side, name, row)
     if prompt is None:
         return side
@@ -189,12 +199,6 @@ def _conversation(row: Fields, name: str) -> list[dict]:
     return side
 
 
-def _answer(row: Fields, name: str) -> str:
-    if not text(answer := row.take(name), name):
-        raise Malformed(f"{name} is empty")
-    return answer
-
-
 def _refuse_blank(*answers: str) -> None:
     if not all(map(str.strip, answers)):
         raise Useless(EMPTY_ANSWER)
@@ -202,11 +206,17 @@ def _refuse_blank(*answers: str) -> None:
 
 def _refuse_other_verdicts(row: Fields) -> None:
     """Malformed for what says how good answers are, but not by chosen and rejected."""
+    if is_ranking(row.row):
+        raise Malformed(
+            f"a list of answers is no pair; --pairs-from makes pairs of it ({', '.join(CHOICES)})"
+        )
     if row.has("chosen") or row.has("rejected"):
         return
     if row.has("label") and row.names("completion"):
         raise Malformed(
             "completion and label are no pair; write chosen and rejected, two answers to one prompt"
         )
-    if row.has("responses"):
-        raise Malformed("a list of responses is no pair; write chosen and rejected")
+    raise Malformed(
+        "has no field 'chosen'; a pair is prompt, chosen and rejected, or a list of responses with "
+        "scores and --pairs-from"
+    )
