@@ -64,8 +64,11 @@ def test_b6_answers_that_share_a_beginning_but_no_turn_have_an_empty_prompt(tmp_
     assert report.noted == {"the prompt is empty": [f"{path}:1"]}
 
 
+untagged = some_text.filter(lambda text: ":" not in text)
+
+
 @settings(deadline=None)  # a busy machine is no failure
-@given(prompt=some_text, chosen=some_text, rejected=some_text, tagged=st.booleans())
+@given(prompt=untagged, chosen=untagged, rejected=untagged, tagged=st.booleans())
 def test_b6_prompt_and_answer_rebuild_both_inputs(prompt, chosen, rejected, tagged):
     tag = texts.ASSISTANT if tagged else ""
     whole = {"chosen": prompt + tag + chosen, "rejected": prompt + tag + rejected}
@@ -176,7 +179,10 @@ def test_l1_a_row_without_a_prompt_stops_with_its_place(tmp_path, row):
 @pytest.mark.parametrize("template, reason", [
     (CHATML, "message 1 contains the special token '<|im_end|>'"),
     ("{{ raise_exception('no user today') }}", "refuses the conversation: no user today"),
-    ("{% if add_generation_prompt %}x{% endif %}{{ messages|length }}", "changes the prompt"),
+    (
+        "{% if add_generation_prompt %}x{% endif %}{{ messages|map(attribute='content')|join }}",
+        "changes the prompt",
+    ),
     ("{{ nonsense.deep.deeper }}", "refuses the conversation"),
 ])  # fmt: skip
 def test_b5_b8_what_a_template_cannot_render_faithfully_is_refused(tmp_path, template, reason):

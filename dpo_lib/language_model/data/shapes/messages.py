@@ -1,94 +1,38 @@
-"""Conversations, rendered as text.
+"""Conversations: lists of messages, read and checked.
 
-Roles are system (first only), user and assistant, and with a chat template tool, after a message
-that calls one. Tool calls and reasoning beside the content are the template's to render; where it
-does not, the row is refused.
-
-A conversation is rendered by the tokenizer's chat template. Without one it is written as a
-transcript, a system message first and untagged. Prompt + answer is the whole text, character for
-character, and the text of every message is in it: where a template strips spaces or reasoning,
-a note says so; where it leaves out more, the row is refused.
+A message is {"role", "content"}, or ShareGPT's {"from", "value"}; content is text, or a list of
+text parts, which are joined as they are. Roles are system (first only), user and assistant, and
+tool, after a message that calls one.
 """
 
-import json
-from functools import partial
+from dpo_lib.language_model.data.rows import Malformed, kind
+from dpo_lib.language_model.data.shapes.columns import Fields, Useless, holds, text
 
-from dpo_lib.language_model.data.rows import Malformed
-from dpo_lib.language_model.data.shapes.columns import (
-    REASONING,
-    REFERS,
-    SAID,
-    Fields,
-    Useless,
-    holds,
-)
-
-USER, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-EMPTY_ANSWER = "an answer is empty"
-EARLIER_REASONING = "the chat template strips the reasoning of an earlier answer"
+ROLES = ("system", "user", "assistant")
+SHAREGPT = {"human": "user", "gpt": "assistant", "system": "system"}
+# Beside the content of a message: what is part of what it says, and what only refers.
+SAID = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
+REASONING = SAID[2:]
+REFERS = ("name", "tool_call_id")
 
 
-class Rendered(str):
-    """Text from a chat template: here, and only here, special tokens are tokens, not text."""
-
-
-def render(messages: list[dict], tokenizer, row: Fields) -> tuple[str, str]:
-    """(prompt, answer) of a conversation; together they are the rendered conversation.
+def read_messages(messages: object, name: str, row: Fields) -> list[dict]:
+    """The messages with role, content and what else they say.
 
     Raises:
-        Malformed: it is no conversation, or the chat template does not render all of it.
-        Useless: its answer is empty.
+        Malformed: it is no list of messages; which message is wrong, and how.
+        Useless: its last message is an answer of weight 0, not to be learned.
     """
-    *history, answer = messages
-    if answer["role"] != "assistant":
-        raise Malformed(f"the last message must be the assistant's, got role {answer['role']!r}")
-    prompt = _open(history, tokenizer, row)
-    if not (answer["content"].strip() or any(map(answer.get, SAID))):
-        raise Useless(EMPTY_ANSWER)
-    if not isinstance(prompt, Rendered):
-        _refuse_without_template([answer], len(history) + 1)
-        return prompt, f" {answer['content']}"
-    whole = _apply_template(messages, tokenizer, row)
-    if not whole.startswith(prompt):
-        same = next(n for n in range(len(prompt)) if not whole.startswith(prompt[: n + 1]))
-        raise Malformed(
-            "the chat template changes the prompt when the answer follows: where it ends the "
-            f"prompt with {prompt[same:][-40:]!r}, the conversation has "
-            f"{whole[same:][:40]!r}; take what it adds for generation out of the template"
-        )
-    start = _find_contents(messages, whole, row, len(prompt))
-    if (added := whole[len(prompt) : start]).strip():
-        row.notes.append(f"the chat template writes {added[:40]!r} before the answer")
-    return prompt, Rendered(whole[len(prompt) :])
+    if not (isinstance(messages, list) and messages):
+        found = "an empty list" if messages == [] else kind(messages)
+        raise Malformed(f"{name} must be text or a list of messages, got {found}")
+    found = [_message(m, f"{name} message {n}", row) for n, m in enumerate(messages, start=1)]
+    if found[-1]["role"] == "assistant" and messages[-1].get("weight") in (0, False):
+        raise Useless("an answer has weight 0")
+    return found
 
 
-def render_prompt(history: list[dict], tokenizer, row: Fields) -> str:
-    """A conversation that waits for the assistant, up to where the answer starts.
-
-    Raises:
-        Malformed: as render.
-    """
-    prompt = _open(history, tokenizer, row)
-    if isinstance(prompt, Rendered):
-        _find_contents(history, prompt, row)
-    return prompt
-
-
-def _open(history: list[dict], tokenizer, row: Fields) -> str:
-    _check_turns(history)
-    if getattr(tokenizer, "chat_template", None):
-        return Rendered(_apply_template(history, tokenizer, row, add_generation_prompt=True))
-    _refuse_without_template(history, 1)
-    if holds(row.take("tools")):
-        raise Malformed(
-            "has tools, which a chat template renders, and the tokenizer has none; name them in "
-            "a message, or take a model with a chat template"
-        )
-    tags = {"system": "", "user": f"{USER} ", "assistant": f"{ASSISTANT} "}
-    return "".join(tags[m["role"]] + m["content"] for m in history) + ASSISTANT
-
-
-def _check_turns(history: list[dict]) -> None:
+def check_turns(history: list[dict]) -> None:
     """Malformed unless user and assistant take turns, the user first, tools after their call."""
     start = 1 if history and history[0]["role"] == "system" else 0
     expected: tuple[str, ...] = ("user",)
@@ -103,96 +47,41 @@ def _check_turns(history: list[dict]) -> None:
         raise Malformed("an answer must follow a user message, but none comes just before it")
 
 
-def _refuse_without_template(messages: list[dict], first: int) -> None:
-    for number, message in enumerate(messages, start=first):
-        if said := [key for key in SAID if key in message]:
-            raise Malformed(
-                f"message {number} has {said[0]}, which a chat template renders, and the tokenizer "
-                "has none; write it into the content, or take a model with a chat template"
-            )
-
-
-def _apply_template(messages: list[dict], tokenizer, row: Fields, **options) -> str:
-    for number, message in enumerate(messages, start=1):
-        everything = json.dumps(message, ensure_ascii=False) if len(message) > 2 else ""
-        for token in tokenizer.all_special_tokens:
-            if token in message["content"] or token in everything:  # it would end or fake a turn
-                raise Malformed(f"message {number} contains the special token {token!r}")
-
-    rendered = partial(tokenizer.apply_chat_template, tokenize=False, **options)
-    tools = {"tools": row.take("tools")} if holds(row.row.get("tools")) else {}
-    try:
-        whole = rendered(messages, **tools)
-    except Exception as error:  # a template is a program and raises what it likes
-        reason = (str(error).splitlines() or [""])[0][:120]
-        if messages[0]["role"] == "system" and _tried(rendered, messages[1:], **tools):
-            raise Malformed(
-                f"the chat template takes no system message: {reason}; put its text into the "
-                "first user message"
-            ) from None
-        raise Malformed(f"the chat template refuses the conversation: {reason}") from None
-    if tools and _tried(rendered, messages) == whole:
-        raise Malformed("the chat template does not render tools; describe them in a message")
-    for number, message in enumerate(messages):
-        for key in [key for key in (*SAID, *REFERS) if key in message]:
-            less = {other: value for other, value in message.items() if other != key}
-            if (
-                _tried(rendered, [*messages[:number], less, *messages[number + 1 :]], **tools)
-                != whole
-            ):
-                continue
-            if key in REFERS:
-                row.ignored.append(f"the field {key} of a message, which the template leaves out")
-            elif key in REASONING and number < len(messages) - 1:
-                row.notes.append(EARLIER_REASONING)
-            else:
-                raise Malformed(
-                    f"the chat template does not render {key} of message {number + 1}; write it "
-                    "into the content, or take a model whose template does"
-                )
-    return whole
-
-
-def _thought(reasoning: str) -> str:
-    return reasoning.replace("<think>", "").replace("</think>", "").strip()
-
-
-def _tried(render, messages: list[dict], **options) -> str | None:
-    """What a template makes of it, None if it raises."""
-    try:
-        return render(messages, **options)
-    except Exception:  # as above
-        return None
-
-
-def _find_contents(messages: list[dict], whole: str, row: Fields, start: int = 0) -> int:
-    """Where the content of the last message is, which ends after the start of the answer."""
-    found = end = 0
-    for number, message in enumerate(messages, start=1):
-        content, last = message["content"], number == len(messages)
-        spoken = content.rpartition("</think>")[2].strip()  # without its reasoning
-        for kept in (content, content.strip(), spoken):
-            found = whole.find(kept, max(end, last * (start - len(kept) + bool(kept))))
-            if found >= 0:
-                break
-        else:
-            raise Malformed(
-                f"the chat template leaves out text of message {number}; put it elsewhere, or take "
-                "a model whose template renders it"
-            )
-        if kept != content and kept == content.strip():
-            row.notes.append("the chat template strips blanks around a message")
-        elif kept != content:
-            before = whole[max(end, start) : found]
-            if last and _thought(before) != _thought(content.rpartition("</think>")[0]):
-                if not spoken:
-                    raise Useless(EMPTY_ANSWER)
-                row.notes.append("the chat template strips the reasoning of an answer")
-            elif last:
-                row.notes.append("the chat template changes the blanks around reasoning")
-                found = start  # what it writes before the answer is the row's
-            else:
-                row.notes.append(EARLIER_REASONING)
-        if message["role"] != "system":  # some templates write it into the last question
-            end = found + len(kept)
+def _message(message: object, where: str, row: Fields) -> dict:
+    if not isinstance(message, dict):
+        raise Malformed(f"{where} must be an object, got {kind(message)}")
+    said = {key: value for key, value in message.items() if key in SAID and holds(value)}
+    by, content, roles = "role", "content", dict.fromkeys(ROLES) | {"tool": None}
+    if message.get(by) is None and message.get("from") is not None:
+        by, content, roles = "from", "value", SHAREGPT
+    for key in (by, content):
+        if message.get(key) is None and not (key == "content" and said):
+            raise Malformed(f"{where} has no {key}")
+    role = text(message[by], f"{by} of {where}")
+    if role not in roles:
+        listed = ", ".join(ROLES if by == "role" else SHAREGPT)
+        raise Malformed(f"{where} must be from {listed}, got {by} {role[:40]!r}")
+    role = roles[role] or role
+    found = {"role": role, "content": _content(message.get(content), where, row), **said}
+    for key, value in message.items():
+        if key in REFERS and role == "tool" and holds(value):
+            found[key] = value
+        elif key not in (by, content, *SAID):
+            row.ignore("a message", {key: value})
     return found
+
+
+def _content(content: object, where: str, row: Fields) -> str:
+    if content is None:  # beside a tool call
+        return ""
+    if not isinstance(content, list):
+        return text(content, where)
+    joined = ""
+    for part in content:
+        kind_of_part = part.get("type") if isinstance(part, dict) else kind(part)
+        if kind_of_part != "text":
+            named = f"type {str(kind_of_part)[:40]!r}" if kind_of_part else "no type"
+            raise Malformed(f"{where} must be text, got a list with a part of {named}")
+        row.ignore("a text part", {k: v for k, v in part.items() if k not in ("type", "text")})
+        joined += text(part.get("text"), f"a text part of {where}")
+    return joined

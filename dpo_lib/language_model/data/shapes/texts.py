@@ -22,17 +22,17 @@ from dpo_lib.language_model.data.shapes.columns import (
     Fields,
     Useless,
     fields,
-    read_messages,
     text,
 )
-from dpo_lib.language_model.data.shapes.messages import (
+from dpo_lib.language_model.data.shapes.messages import read_messages
+from dpo_lib.language_model.data.shapes.rankings import CHOICES, is_ranking
+from dpo_lib.language_model.data.shapes.templates import (
     ASSISTANT,
     EMPTY_ANSWER,
     USER,
     render,
     render_prompt,
 )
-from dpo_lib.language_model.data.shapes.rankings import CHOICES, is_ranking
 
 DIFFERENT_HISTORIES = "the histories of chosen and rejected differ"
 NO_ANSWER = "a transcript does not end with an answer"

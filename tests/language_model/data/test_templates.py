@@ -5,10 +5,10 @@ from data_helpers import CHATML, FILM, answer, one_line, tiny_tokenizer, turns, 
 
 from dpo_lib.language_model import data
 from dpo_lib.language_model.data.rows import DataError
-from dpo_lib.language_model.data.shapes import messages, texts
+from dpo_lib.language_model.data.shapes import templates, texts
 from dpo_lib.language_model.data.shapes.columns import Fields
 
-EARLIER = messages.EARLIER_REASONING
+EARLIER = templates.EARLIER_REASONING
 ENDS = "<|im_end|>\n"
 
 
@@ -88,6 +88,11 @@ def test_a_template_without_a_system_role_is_refused_with_the_way_round(tmp_path
     found, record = read(pair(turns("q ")), GEMMA)
     assert found[:2] == ("<s><turn>user\nq<end>\n<turn>assistant\n", "c<end>\n")
     assert record.notes == ["the chat template strips blanks around a message"] * 2  # both sides
+
+
+@pytest.mark.parametrize("word", ["user", "s", "as", "<user>"])
+def test_a_message_is_not_found_in_the_words_of_the_template(tmp_path, word):
+    assert "leaves out text of message 1" in refusal(tmp_path, pair(turns("q", system=word)), MUTE)
 
 
 def test_a_template_that_leaves_a_message_out_is_refused(tmp_path):
