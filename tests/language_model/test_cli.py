@@ -374,7 +374,7 @@ def folder(tmp_path_factory):
 def test_check_says_what_would_be_trained_on(capsys, folder):
     code, out, err = run(capsys, "check", "--data", folder / "world", "--model", "tiny")
     assert (code, err) == (0, "")
-    kind, rows, *ignored, prompt, chosen, rejected = out.splitlines()
+    kind, rows, *ignored, _, _, _, prompt, chosen, rejected = out.splitlines()
     assert (kind, rows) == (f"{folder}/world: preferences", "20 rows, 20 used")
     assert [line.split(":")[0] for line in (prompt, chosen, rejected)] == [
         f"tokens of {part}" for part in ("prompt", "chosen", "rejected")

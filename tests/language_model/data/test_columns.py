@@ -286,3 +286,21 @@ def test_a_field_that_was_ignored_is_reported_with_exactly_its_rows(
     said = {f"the field {name}": places} if places and columns.holds(value) else {}
     assert report.ignored == said and len(report.lines()) == 1 + bool(said)
     assert len(found) == report.used == report.rows == len(rows)
+
+
+def test_check_shows_what_the_first_row_has_become(tmp_path):
+    orca = PREFERENCES["Orca"][0]
+    path = write(tmp_path, [orca, FILM])
+    assert data.overview(str(path))[2:] == [
+        f"prompt of the first: {f'S{ASKED}'!r}",
+        "chosen of the first: ' c'",
+        "rejected of the first: ' r'",
+    ]
+    shown = data.overview(str(write(tmp_path, [orca | {"question": f"{'q' * 300}\n"}])), CHAT)
+    assert "q' ... 'q" in shown[2] and all(len(line.splitlines()) == 1 for line in shown)
+    assert shown[2].endswith(repr("q\n<|im_end|>\n<|im_start|>assistant\n")[1:])
+    assert shown[3] == "chosen of the first: 'c<|im_end|>\\n'"
+    shown = data.overview(str(write(tmp_path, [{"text": "A film."}, {"text": "A plot."}])))
+    assert shown[2:] == ["prompt of the first: ''", "completion of the first: 'A film.'"]
+    shown = data.overview(str(write(tmp_path, [{"question": "q"}])))
+    assert shown[2:] == [f"prompt of the first: {ASKED!r}"]
