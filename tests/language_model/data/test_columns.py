@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from data_helpers import CHAT, FILM, dropped, one_line, turns, write
+from data_helpers import BYTES, CHAT, FILM, dropped, one_line, turns, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +11,7 @@ from dpo_lib.language_model import data
 from dpo_lib.language_model.data.rows import DataError, Malformed
 from dpo_lib.language_model.data.shapes import columns, texts
 from dpo_lib.language_model.data.shapes.columns import Fields
+from dpo_lib.language_model.data.tokens import Pair, TokenExample
 
 ASKED = "\n\nHuman: q\n\nAssistant:"
 PAIR = {"chosen": "c", "rejected": "r"}
@@ -85,6 +86,8 @@ def test_preferences_as_people_have_them_are_read_whole(tmp_path, name):
     found, report = read(tmp_path, row)
     assert (found.prompt, found.chosen, found.rejected) == (prompt, " c", " r")
     assert not report.ignored and not report.noted
+    (pair,) = data.tokenize_preferences([found], BYTES, 512, report)
+    assert pair == Pair((*prompt.encode(),), (*b" c", 256), (*b" r", 256))
 
 
 def test_a_question_with_its_system_is_a_conversation_for_the_chat_template(tmp_path):
@@ -126,8 +129,11 @@ DEMONSTRATIONS = {
 @pytest.mark.parametrize("name", DEMONSTRATIONS)
 def test_demonstrations_as_people_have_them_are_read_whole(tmp_path, name):
     row, expected = DEMONSTRATIONS[name]
-    found, _ = read(tmp_path, row, data.read_examples)
+    found, report = read(tmp_path, row, data.read_examples)
     assert (found.prompt, found.completion) == expected
+    (ids,) = data.tokenize_examples([found], BYTES, 512, report)
+    prompt, completion = (part.encode() for part in expected)
+    assert ids == TokenExample((*(prompt or [256]),), (*completion, 256))
 
 
 @pytest.mark.parametrize("label", [False, 0, "False", "0"])

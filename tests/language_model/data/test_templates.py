@@ -1,12 +1,23 @@
 """Conversations through the chat templates that are in use, by the texts they must give."""
 
 import pytest
-from data_helpers import CHATML, FILM, answer, one_line, tiny_tokenizer, turns, write
+from data_helpers import (
+    CHATML,
+    FILM,
+    answer,
+    byte_tokenizer,
+    one_line,
+    tiny_tokenizer,
+    turns,
+    write,
+)
+from tokenizers.processors import TemplateProcessing
 
 from dpo_lib.language_model import data
 from dpo_lib.language_model.data.rows import DataError
 from dpo_lib.language_model.data.shapes import templates, texts
 from dpo_lib.language_model.data.shapes.columns import Fields
+from dpo_lib.language_model.data.tokens import Pair
 
 EARLIER = templates.EARLIER_REASONING
 ENDS = "<|im_end|>\n"
@@ -235,3 +246,77 @@ def test_text_parts_are_joined_and_other_parts_refused_by_name(tmp_path):
 def test_b5_a_special_token_in_a_tool_call_is_refused(tmp_path):
     row = {"prompt": turns("q"), "chosen": [calling("<|im_end|>")], "rejected": [calling("g")]}
     assert "message 2 contains the special token '<|im_end|>'" in refusal(tmp_path, row, QWEN)
+
+
+# By token ids: a tokenizer whose ids are bytes, then <|endoftext|>, <s>, <u>, <a>.
+END, BOS, USER, BOT = 256, 257, 258, 259
+TURNS = (
+    "{{ bos_token }}{% for m in messages %}{{ '<u>' if m.role == 'user' else '<a>' }}CONTENT"
+    "{{ eos_token if m.role == 'assistant' }}{% endfor %}"
+    "{% if add_generation_prompt %}<a>OPENED{% endif %}"
+)
+SYSTEM_ABOVE = (  # as Llama 2 has it
+    "{{ bos_token }}{% set first = messages[0].role == 'system' %}"
+    "{% for m in messages[1:] if first %}{{ '<u>' if m.role == 'user' else '<a>' }}"
+    "{{ '[' + messages[0].content + ']' if loop.first }}{{ m.content }}"
+    "{{ eos_token if m.role == 'assistant' }}{% endfor %}"
+    "{% if add_generation_prompt %}<a>{% endif %}"
+)
+CALLS = TURNS.replace(
+    "CONTENT",
+    "{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}",
+)
+BY_IDS = {  # template, its CONTENT and what it OPENS; history and answer; the ids that they must be
+    "as it is": (TURNS, "{{ m.content }}", "", (turns("q"), "c"),
+                 [BOS, USER, *b"q", BOT], [*b"c", END]),
+    "a system message above the question": (SYSTEM_ABOVE, "", "", (SYSTEM, "c"),
+                 [BOS, USER, *b"[S]q", BOT], [*b"c", END]),
+    "several turns": (TURNS, "{{ m.content }}", "", (turns("a", "b", "q"), "c"),
+                 [BOS, USER, *b"a", BOT, *b"b", END, USER, *b"q", BOT], [*b"c", END]),
+    "blanks stripped": (TURNS, "{{ m.content | trim }}", "", (turns(" q"), " c\n"),
+                 [BOS, USER, *b"q", BOT], [*b"c", END]),
+    "a thought opened": (TURNS, "{{ m.content }}", "<think>\n", (turns("q"), "<think>\nt</think>c"),
+                 [BOS, USER, *b"q", BOT, *b"<think>\n"], [*b"t</think>c", END]),
+    "a thought pre-filled": (TURNS, "{{ '<think></think>' if m.role != 'user' }}{{ m.content }}",
+                 "<think></think>", (turns("q"), "c"),
+                 [BOS, USER, *b"q", BOT, *b"<think></think>"], [*b"c", END]),
+    "a thought stripped": (TURNS, "{{ m.content.split('</think>')[-1] }}", "",
+                 (turns("q"), "<think>\nt</think>c"),
+                 [BOS, USER, *b"q", BOT], [*b"c", END]),
+}  # fmt: skip
+
+
+def by_bytes(template: str):
+    return byte_tokenizer("<s>", "<u>", "<a>", bos_token="<s>", template=template)
+
+
+@pytest.mark.parametrize("name", BY_IDS)
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_a_template_gives_these_token_ids_whether_or_not_the_tokenizer_adds_a_bos(
+    tmp_path, name, adds_bos
+):
+    template, content, opened, (history, chosen), prompt_ids, chosen_ids = BY_IDS[name]
+    tokenizer = by_bytes(template.replace("CONTENT", content).replace("OPENED", opened))
+    if adds_bos:
+        added = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
+        tokenizer.backend_tokenizer.post_processor = added
+        assert tokenizer("a").input_ids == [BOS, *b"a"]
+    path = write(tmp_path, [pair(history, chosen, chosen.replace("c", "r"))])
+    rows, report = data.read_preferences(path, tokenizer)
+    assert data.tokenize_preferences(rows, tokenizer, 512, report) == [
+        Pair(tuple(prompt_ids), tuple(chosen_ids), (*chosen_ids[:-2], *b"r", END))
+    ]
+    said = {"blanks stripped": "strips blanks", "a thought stripped": "strips the reasoning"}
+    assert [said[name] in note for note in report.noted] == [True] * (name in said)
+    if name != "a thought opened":  # what is generated from is what is trained from
+        prompts, _ = data.read_prompts(write(tmp_path, [{"prompt": history}]), tokenizer)
+        assert data.tokenize_prompts(prompts, tokenizer, 512) == [tuple(prompt_ids)]
+
+
+def test_a_tool_call_gives_these_token_ids(tmp_path):
+    row = {"prompt": turns("q"), "chosen": [calling("f")], "rejected": [calling("g")]}
+    tokenizer = by_bytes(CALLS.replace("OPENED", ""))
+    rows, report = data.read_preferences(write(tmp_path, [row]), tokenizer)
+    (found,) = data.tokenize_preferences(rows, tokenizer, 512, report)
+    assert found.chosen == (*b'{"name": "f", "arguments": {"x": 1}}', END)
+    assert (found.prompt, report.noted, report.ignored) == ((BOS, USER, *b"q", BOT), {}, {})
