@@ -66,9 +66,8 @@ def parse(line: bytes) -> dict:
     try:
         return _object_of(_DECODER.decode, text)
     except json.JSONDecodeError as error:
-        raise Malformed(
-            f"not a JSON object on one line: {error.msg}, column {error.colno}"
-        ) from None
+        where = f"{error.msg}, column {error.colno}"
+        raise Malformed(f"not a JSON object on one line: {where}") from None
 
 
 def kind(value: object) -> str:
@@ -177,8 +176,7 @@ def _csv_rows(file: Path) -> Iterator[tuple[str, dict]]:
             _object([(name, "") for name in names])
         for number, cells in enumerate(filter(None, rows), start=1):
             if len(cells) != len(names):
-                found = f"{len(cells)} cells under {len(names)} names"
-                raise DataError(f"{file}:{number}: has {found}")
+                raise DataError(f"{file}:{number}: has {len(cells)} cells under {len(names)} names")
             yield f"{file}:{number}", dict(zip(names, cells, strict=True))
     except csv.Error as error:
         raise DataError(f"{file}:{number + 1}: not CSV: {error}") from None
@@ -196,7 +194,6 @@ def _find(path: Path, name: str) -> Path:
 
 
 def _first_byte(file: Path) -> bytes:
-    """The first that is no blank."""
     return next((line.strip()[:1] for _, line in _lines(file, LONGEST_FILE) if line.strip()), b"")
 
 
@@ -231,9 +228,12 @@ def _table_rows(address: str, load: Callable[[str], Iterable[dict]]) -> Iterator
 
 
 def _parquet_data(file: str) -> Iterable[dict]:
-    from datasets import load_dataset
+    from pyarrow.parquet import ParquetFile  # `datasets` would write a copy into its cache
 
-    return load_dataset("parquet", data_files=file, split="train")
+    table = ParquetFile(file)
+    _object([(name, None) for name in table.schema_arrow.names])
+    for batch in table.iter_batches():
+        yield from batch.to_pylist()
 
 
 def _hub_data(address: str) -> Iterable[dict]:

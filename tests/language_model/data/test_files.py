@@ -3,8 +3,10 @@
 import gzip
 import json
 
+import pyarrow
 import pytest
 from data_helpers import FILM, one_line, turns
+from pyarrow import parquet
 
 from dpo_lib.language_model import data
 from dpo_lib.language_model.data.reading import Preference
@@ -111,19 +113,26 @@ def test_a_wrong_csv_is_refused_with_its_row(tmp_path, name):
     one_line(error, f"{path}{reason}")
 
 
-def test_a_parquet_file_is_read_row_by_row(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+def test_a_parquet_file_is_read_row_by_row(tmp_path):
     path = tmp_path / "rows.parquet"
-    datasets.Dataset.from_list([FILM, SECOND]).to_parquet(path)
+    parquet.write_table(pyarrow.Table.from_pylist([FILM, SECOND]), path)
     same(path)
     talks = [{"prompt": None, "chosen": turns("a", "b"), "rejected": turns("a", "c")}] * 2
-    datasets.Dataset.from_list(talks).to_parquet(path)
+    parquet.write_table(pyarrow.Table.from_pylist(talks), path, row_group_size=1)
     found, _ = data.read_preferences(path)
     assert [(row.prompt, row.place) for row in found] == [
         ("\n\nHuman: a\n\nAssistant:", f"{path}:{number}") for number in (1, 2)
     ]
+
+
+def test_a_wrong_parquet_file_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "rows.parquet"
     path.write_bytes(b"PAR1")
     with pytest.raises(DataError) as error:
         data.read_preferences(path)
     one_line(error, f"{path}: ")
+    twice = pyarrow.Table.from_arrays([["a"], ["b"]], names=["prompt", "prompt"])
+    parquet.write_table(twice, path)
+    with pytest.raises(DataError) as error:
+        data.read_prompts(path)
+    assert "has 'prompt' twice" in one_line(error, f"{path}: ")
