@@ -76,6 +76,14 @@ PREFERENCES = {
         },
         ASKED,
     ),
+    "LLaMA-Factory": (
+        {
+            "conversations": [{"from": "human", "value": "q"}],
+            **{side: {"from": "gpt", "value": a} for side, a in PAIR.items()},
+        },
+        ASKED,
+    ),
+    "messages before the answers": ({"system": "S", "messages": turns("q"), **PAIR}, f"S{ASKED}"),
     "two names of one prompt": ({"prompt": "q", "question": "q", "system": "", **PAIR}, ASKED),
 }
 
@@ -170,6 +178,15 @@ REFUSED = {
         "differ; leave one of them out",
     ),
     "a system without a prompt": ({"system": "S", **PAIR}, "but no prompt before chosen"),
+    "a picture beside the prompt": (FILM | {"images": ["x"]}, "only text is trained on"),
+    "messages as text": (
+        {"prompt": "q", **{side: str(talk) for side, talk in TALKS.items()}},
+        "chosen is a list of messages written as text; write the list itself, in JSON Lines or",
+    ),
+    "a prompt of messages as text": (
+        {"prompt": json.dumps(turns("q")), **PAIR},
+        "prompt is a list",
+    ),
     "a number as system": (FILM | {"system": 3}, "system must be text, got a number"),
     "a picture": (
         {"prompt": [{"role": "user", "content": [{"type": "image_url"}]}], **PAIR},
@@ -186,6 +203,18 @@ REFUSED = {
 def test_what_would_change_the_meaning_is_refused_in_one_line(tmp_path, name):
     row, reason = REFUSED[name]
     assert reason in refusal(tmp_path, row)
+
+
+def test_an_answer_may_be_a_list_of_messages_if_its_rival_is_none(tmp_path):
+    """Code for chats: only if both look so, they are messages that a table has made text."""
+    found, _ = read(tmp_path, FILM | {"chosen": str(turns("q", "c"))})
+    assert found.chosen == str(turns("q", "c"))
+    row = {"prompt": "q", "completion": json.dumps(turns("q", "c"))}
+    assert "completion is a list of messages" in refusal(tmp_path, row, data.read_examples)
+    row = {"messages": turns("q", "c", "q")}
+    assert "needs text, prompt and completion, messages with" in refusal(
+        tmp_path, row, data.read_examples
+    )
 
 
 def test_a_label_that_is_no_verdict_is_refused(tmp_path):
@@ -270,6 +299,7 @@ def test_an_answer_of_nothing_or_blanks_is_dropped_from_every_shape(tmp_path, bl
     (DEMONSTRATIONS["Alpaca"][0], "examples"),
     (DEMONSTRATIONS["ShareGPT"][0], "examples"),
     ({"question": "q"}, "prompts"),
+    ({"messages": turns("q")}, "prompts"),
     ({"instruction": "q", "input": "i", "system": "S"}, "prompts"),
 ])  # fmt: skip
 def test_check_names_the_kind_of_every_shape(tmp_path, row, kind):

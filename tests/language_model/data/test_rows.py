@@ -112,7 +112,7 @@ MALFORMED = {
     "number as prompt": (FILM | {"prompt": 3}, "prompt must be text, got a number"),
     "truth value as chosen": (FILM | {"chosen": True}, "chosen is a truth value"),
     "numbers": (FILM | {"chosen": 1, "rejected": 2}, "chosen must be text, got a number"),
-    "object as chosen": ({"chosen": {}, "rejected": {}}, "chosen must be text, got an object"),
+    "object as chosen": ({"chosen": {}, "rejected": {}}, "chosen message 1 has no role"),
     "text and list": (FILM | {"chosen": answer("b")}, "but rejected is text"),
     "lone surrogate": (b'{"prompt": "\\ud800", "chosen": "a", "rejected": "b"}', "surrogate"),
     "surrogate in a message": (

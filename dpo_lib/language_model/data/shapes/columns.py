@@ -15,8 +15,10 @@ ALIASES = {
     "completion": ("output",),
     "messages": ("conversations",),
 }
+TALKS = ("messages", *ALIASES["messages"])
 ANSWERS = ("completion", "messages", "chosen", "text")
 _HOW_TO_USE = "write it into the prompt, or leave it out"
+_ONLY_TEXT = "leave rows with it out, since only text is trained on"
 INSTRUCTIONS = {
     "prompt": "leave it out if the text holds it",
     "question": _HOW_TO_USE,
@@ -29,6 +31,7 @@ INSTRUCTIONS = {
     "system_prompt": "begin the list of messages with it",
     "tools": "write the row as a list of messages",
     "functions": "call it tools",
+    **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), _ONLY_TEXT),
 }
 _HOW_TO_OBEY = "order chosen and rejected by it, then leave it out"
 VERDICTS = dict.fromkeys(
@@ -56,11 +59,18 @@ class Fields:
         return self.row.get(name) is not None
 
     def names(self, name: str) -> list[str]:
-        """The fields that hold `name`, by our name or by another."""
-        own = [name] if self.has(name) else []
-        if name in ANSWERS and any(map(self.has, ANSWERS)):
-            return own
-        return own + [other for other in ALIASES.get(name, ()) if self.has(other)]
+        """The fields that hold `name`, by our name or by another.
+
+        Messages that wait for an answer are no conversation, but a prompt if there is no other.
+        """
+        found = [name] if self.has(name) else []
+        if name not in ANSWERS or not any(map(self.has, ANSWERS)):
+            found += [other for other in ALIASES.get(name, ()) if self.has(other)]
+        if name == "messages":
+            return [own for own in found if not waits(self.row[own])]
+        if name == "prompt" and not found:
+            return [own for own in TALKS if waits(self.row.get(own))]
+        return found
 
     def take(self, name: str) -> object:
         """The value of a field, used from now on; None if the row has none.
@@ -161,6 +171,16 @@ def holds(value: object) -> bool:
     if isinstance(value, str):
         return bool(value.strip())
     return value is not None and value != [] and value != {}
+
+
+def waits(talk: object) -> bool:
+    """Whether a value is a list of messages that ends before an answer."""
+    last = talk[-1] if isinstance(talk, list) and talk else None
+    return isinstance(last, dict) and last.get("role", last.get("from")) in (
+        "user",
+        "human",
+        "tool",
+    )
 
 
 def printable(name: str) -> str:

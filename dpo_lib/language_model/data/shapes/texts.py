@@ -16,6 +16,9 @@ How conversations become text is said in `messages`, what becomes of other field
 every shape, prompt + answer is the whole text, character for character.
 """
 
+import re
+from collections.abc import Sequence
+
 from dpo_lib.language_model.data.rows import Malformed, kind
 from dpo_lib.language_model.data.shapes.columns import (
     INSTRUCTIONS,
@@ -34,6 +37,7 @@ from dpo_lib.language_model.data.shapes.templates import (
     render_prompt,
 )
 
+_WRITTEN_LIST = re.compile(r"""\s*\[\s*\{\s*['"](role|content|from|value)['"]\s*:""")
 DIFFERENT_HISTORIES = "the histories of chosen and rejected differ"
 NO_ANSWER = "a transcript does not end with an answer"
 FALSE_LABEL = "label is false, and a bad answer is not learned"
@@ -50,6 +54,7 @@ def preference(row: dict | Fields, tokenizer=None) -> tuple[str, str, str]:
     """
     row = fields(row)
     _refuse_other_verdicts(row)
+    _refuse_written_lists(row, ("chosen", "rejected"))
     chosen, rejected = row.need("chosen"), row.need("rejected")
     if type(chosen) is not type(rejected):
         raise Malformed(f"chosen is {kind(chosen)}, but rejected is {kind(rejected)}")
@@ -73,6 +78,7 @@ def example(row: dict | Fields, tokenizer=None) -> tuple[str, str]:
         Useless: the answer is empty, or its label is false.
     """
     row = fields(row)
+    _refuse_written_lists(row, row.names("completion"))
     found = _demonstration(row, tokenizer)
     classed = "text" in row.used and str(row.row.get("label")).lower() not in ("true", "false")
     if not ({"chosen"} & row.used or classed) and not row.verdict():
@@ -90,6 +96,7 @@ def prompt_only(row: dict | Fields, tokenizer=None) -> str:
         Useless: it is a transcript or a conversation that does not end with an answer.
     """
     row = fields(row)
+    _refuse_written_lists(row)
     if any(row.names(name) for name in ("completion", "messages", "chosen")):
         found = _demonstration(row, tokenizer)[0]
         if row.names("prompt"):  # then an answer that is text says nothing of it
@@ -135,15 +142,15 @@ def _demonstration(row: Fields, tokenizer) -> tuple[str, str]:
         raise Malformed(
             "a list of answers is no demonstration; write the one to learn as completion"
         )
-    raise Malformed("needs text, prompt and completion, messages, or prompt and chosen")
+    raise Malformed("needs text, prompt and completion, messages with an answer, or chosen")
 
 
 def _side(row: Fields, name: str, tokenizer) -> tuple[str, str]:
     """(prompt, answer) of one side of a row."""
     side, prompt = row.take(name), row.take("prompt")
-    if isinstance(side, list) or isinstance(prompt, list):
+    if isinstance(side, list | dict) or isinstance(prompt, list):
         return render(_with_system(_conversation(row, name), row), tokenizer, row)
-    answer = text(row.take(name), name)
+    answer = text(side, name)
     if prompt is None:
         before, answer = split_transcript(answer)
         if row.system().strip() and not before:
@@ -184,7 +191,9 @@ def _conversation(row: Fields, name: str) -> list[dict]:
     """Every message of one side, the row's prompt included once."""
     side, prompt = row.take(name), row.take("prompt")
     if isinstance(side, str):
-        side = [{"role": "assistant", "content": text(row.take(name), name)}]
+        side = [{"role": "assistant", "content": text(side, name)}]
+    elif isinstance(side, dict):  # LLaMA-Factory writes the one message
+        side = [side]
     side = read_messages(side, name, row)
     if prompt is None:
         return side
@@ -202,6 +211,17 @@ def _conversation(row: Fields, name: str) -> list[dict]:
 def _refuse_blank(*answers: str) -> None:
     if not all(map(str.strip, answers)):
         raise Useless(EMPTY_ANSWER)
+
+
+def _refuse_written_lists(row: Fields, answers: Sequence[str] = ()) -> None:
+    """Malformed if the prompt or all answers are messages as text, which CSV makes of them."""
+    for names in filter(None, (answers, row.names("prompt"))):
+        values = [row.row.get(name) for name in names]
+        if all(isinstance(value, str) and _WRITTEN_LIST.match(value) for value in values):
+            raise Malformed(
+                f"{names[0]} is a list of messages written as text; write the list itself, in "
+                "JSON Lines or parquet"
+            )
 
 
 def _refuse_other_verdicts(row: Fields) -> None:
