@@ -47,6 +47,10 @@ PREFERENCES = {
         {"system": "S", "prompt": ASKED, "chosen": " c", "rejected": " r"},
         f"S{ASKED}",
     ),
+    "a system beside a transcript that begins at once": (
+        {"system": "S", "prompt": ASKED.strip(), "chosen": " c", "rejected": " r"},
+        "S" + ASKED,
+    ),
     "a system beside messages": ({"system": "S", **TALKS}, f"S{ASKED}"),
     "Alpaca": (
         {"instruction": "Add.", "input": "1, 2", **PAIR},

@@ -4,10 +4,12 @@ import itertools
 import math
 from typing import get_args
 
+import pyarrow
 import pytest
 from data_helpers import CHAT, FILM, TOKENIZER, answer, dropped, one_line, turns, write
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from dpo_lib.language_model import data
 from dpo_lib.language_model.data.rows import DataError
@@ -162,6 +164,22 @@ def test_what_is_no_ranking_is_refused_in_one_line(tmp_path, name):
     assert reason in refusal(tmp_path, {"prompt": "p"} | row)
 
 
+def test_a_table_s_nan_is_no_score_and_infinity_no_number(tmp_path):
+    path = tmp_path / "rows.parquet"
+    for scores, reason in (
+        ([math.nan, 1.0], f"{path}: has no row that can be used: 1 rows, 0 used; dropped 1: an "),
+        ([-math.inf, 1.0], f"{path}:1: scores must be a number, got '-inf'"),
+    ):
+        parquet.write_table(pyarrow.Table.from_pylist([PARALLEL | {"scores": scores}]), path)
+        with pytest.raises(DataError) as error:
+            data.read_preferences(path, None, "all")
+        one_line(error, reason)
+
+
+def test_a_score_may_have_more_digits_than_a_float(tmp_path):
+    assert read(tmp_path, [PARALLEL | {"scores": [10**400, 10**400 + 1]}])[0] == [("b", "a")]
+
+
 def test_a_pair_beside_a_list_of_answers_is_the_one_that_is_used(tmp_path):
     found, report = read(tmp_path, [PARALLEL | FILM])
     assert found == [("good", "bad")]
@@ -211,3 +229,6 @@ def test_check_counts_the_pairs_that_a_run_would_see(tmp_path):
     assert lines[:2] == [f"{path}: preferences", "2 rows, 2 used, giving 8 pairs"]
     with pytest.raises(DataError, match="--pairs-from makes pairs of it"):
         data.overview(path)
+    path = str(write(tmp_path, [{"prompt": "p", "completion": "c"}, NECTAR]))
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: has no field 'chosen'"):
+        data.overview(path, pairs_from="all")

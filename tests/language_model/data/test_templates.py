@@ -138,6 +138,10 @@ def test_reasoning_that_a_template_keeps_changes_or_strips_is_said():
     assert found[1] == f"<think>\nt\n</think>\n\nc{ENDS}"
     assert EARLIER in record.notes
     assert "the chat template changes the blanks around reasoning" in record.notes
+    assert (
+        read(pair(turns("q"), thought, "<think>t</think>r"), QWEN)[1].notes
+        == ["the chat template changes the blanks around reasoning"] * 2
+    )  # and writes no thought of its own
     found, record = read(pair(turns("q"), thought), STRIPS)
     assert found == ("<user>q<|im_end|><assistant>", "c<|im_end|>", "r<|im_end|>")
     assert record.notes == ["the chat template strips the reasoning of an answer"]
@@ -185,6 +189,16 @@ def test_tool_calls_are_rendered_and_pairs_may_differ_there_alone():
     assert set(record.ignored) == {
         "the field tool_call_id of a message, which the template leaves out"
     }
+
+
+@pytest.mark.parametrize("last", [
+    turns("q"),
+    [{"from": "human", "value": "q", "role": None}],
+    [*turns("q"), calling("f"), {"role": "tool", "content": "7"}],
+])  # fmt: skip
+def test_messages_that_wait_for_an_answer_are_a_prompt(tmp_path, last):
+    found, _ = data.read_prompts(write(tmp_path, [{"messages": last}]), QWEN)
+    assert found[0].endswith(f"{last[-1].get('content', 'q')}{ENDS}<|im_start|>assistant\n")
 
 
 def test_tool_calls_that_nothing_renders_are_refused_with_the_remedy(tmp_path):

@@ -176,11 +176,8 @@ def holds(value: object) -> bool:
 def waits(talk: object) -> bool:
     """Whether a value is a list of messages that ends before an answer."""
     last = talk[-1] if isinstance(talk, list) and talk else None
-    return isinstance(last, dict) and last.get("role", last.get("from")) in (
-        "user",
-        "human",
-        "tool",
-    )
+    by = (last.get("role") or last.get("from")) if isinstance(last, dict) else None
+    return by in ("user", "human", "tool")
 
 
 def printable(name: str) -> str:

@@ -133,6 +133,7 @@ def _scores(answers: list[tuple], name: str, row: Fields) -> list[float]:
 def _number(value: object, name: str) -> float:
     if value is None or value != value:  # a table has NaN where a number is missing
         raise Useless(UNSCORED)
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
+    infinite = value in (math.inf, -math.inf)
+    if isinstance(value, bool) or not isinstance(value, int | float) or infinite:
         raise Malformed(f"{name} must be a number, got {str(value)[:40]!r}")
     return value
