@@ -20,6 +20,7 @@ from dpo_lib.language_model.settings import (
     TEMPERATURE,
     DPOSettings,
     EvaluationSettings,
+    PairsFrom,
     PPOSettings,
     RewardSettings,
     SFTSettings,
@@ -107,6 +108,7 @@ def check(
     data: str,
     model: str | None = None,
     max_length: Annotated[int, Parameter(validator=Number(gte=2))] = 512,
+    pairs_from: PairsFrom | None = None,
 ) -> None:
     """Validate a data file and say what would be trained on.
 
@@ -114,12 +116,13 @@ def check(
         data: File of rows, or a folder of them.
         model: Hub name or folder: count the tokens of its tokenizer too.
         max_length: Tokens of prompt and completion together.
+        pairs_from: Make pairs of rows with several scored answers, as dpo does.
     """
     from dpo_lib.language_model.data import overview
     from dpo_lib.language_model.models import load_tokenizer
 
     tokenizer = load_tokenizer(model, data) if model else None
-    print(*overview(data, tokenizer, max_length), sep="\n")
+    print(*overview(data, tokenizer, max_length, pairs_from), sep="\n")
 
 
 @app.command(group=TRAIN, sort_key=0)

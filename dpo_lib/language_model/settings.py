@@ -18,6 +18,7 @@ from dpo_lib._loss_names import LossName, check_loss
 
 Optimizer = Literal["rmsprop", "adamw"]
 Dtype = Literal["auto", "float32", "bfloat16"]
+PairsFrom = Literal["all", "best_and_worst", "adjacent"]
 # Figures of held-out rows whose better direction is known, by their names in the log.
 LOWER_IS_BETTER = ("loss", "objective/kl", "completions/repetition")
 Metric = Literal[
@@ -25,11 +26,9 @@ Metric = Literal[
     "objective/scores", "objective/kl", "completions/ended", "completions/repetition",
 ]  # fmt: skip
 
-
 MODEL, OPTIMISATION = section("Model and data", 1), section("Optimisation", 2)
 _DPO, _PPO, SAMPLING = (section(title, 3) for title in ("DPO", "PPO", "Sampling"))
 HELD_OUT = section("Held-out rows", 4)
-
 
 AT_LEAST_1 = Parameter(validator=Number(gte=1))
 TEMPERATURE = Parameter(validator=Number(gte=0, lt=math.inf))
@@ -47,7 +46,7 @@ class Settings:
     model: Annotated[str, MODEL]
     """Hub name, folder in the hub's format, "tiny" or "gpt2-random" (random weights)."""
     data: Annotated[str, MODEL]
-    """File of rows (JSON Lines, plain or gzipped), or a folder of them."""
+    """File of rows (JSON Lines, a JSON list, CSV or parquet), or a folder of them."""
     reference: Annotated[str | None, MODEL] = None
     """The frozen model, where a stage has one; --model itself if not given."""
     max_length: Annotated[int, MODEL] = 512
@@ -179,7 +178,15 @@ class SFTSettings(JudgedSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardSettings(HeldOutSettings):
+class PreferenceSettings(HeldOutSettings):
+    """Settings of a stage that learns from pairs."""
+
+    pairs_from: Annotated[PairsFrom | None, MODEL] = None
+    """Pairs to make of several scored answers; of rankings only all pairs keep equation (1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardSettings(PreferenceSettings):
     """Settings of reward modelling; nothing but a learning rate of its own."""
 
     lr: Annotated[float, OPTIMISATION] = 1e-5
@@ -187,7 +194,7 @@ class RewardSettings(HeldOutSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOSettings(JudgedSettings):
+class DPOSettings(PreferenceSettings, JudgedSettings):
     """Settings of DPO; `reference` is a model's name or folder, by default the policy itself."""
 
     beta: Annotated[float, _DPO] = 0.1

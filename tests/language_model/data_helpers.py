@@ -37,11 +37,29 @@ def tiny_tokenizer(**special) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
+def byte_tokenizer(*special: str, template: str | None = None, **named) -> PreTrainedTokenizerFast:
+    """The ids are the bytes, and from 256 the special tokens, end of text first."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]  # as GPT-2 writes bytes
+    written = {byte: chr(byte) for byte in plain}
+    written |= {b: chr(256 + n) for n, b in enumerate(b for b in range(256) if b not in written)}
+    vocabulary = {written[byte]: byte for byte in range(256)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([EOS, *special])
+    found = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=EOS, extra_special_tokens=list(special), **named
+    )
+    found.chat_template = template
+    return found
+
+
 TOKENIZER = tiny_tokenizer(eos_token=EOS)
 CHAT = tiny_tokenizer(eos_token="<|im_end|>", bos_token="<s>")
 CHAT.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
 CHAT.chat_template = CHATML
 END = TOKENIZER.eos_token_id
+BYTES = byte_tokenizer()
 
 
 def text_of(ids) -> str:

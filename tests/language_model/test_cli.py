@@ -374,14 +374,13 @@ def folder(tmp_path_factory):
 def test_check_says_what_would_be_trained_on(capsys, folder):
     code, out, err = run(capsys, "check", "--data", folder / "world", "--model", "tiny")
     assert (code, err) == (0, "")
-    kind, rows, *ignored, _, _, _ = out.splitlines()
-    tokens = out.splitlines()[-3:]
-    assert [line.partition(" (")[0] for line in ignored] == [
-        f"ignored 20: the field score_{side}" for side in ("chosen", "rejected")
-    ]
+    kind, rows, *ignored, _, _, _, prompt, chosen, rejected = out.splitlines()
     assert (kind, rows) == (f"{folder}/world: preferences", "20 rows, 20 used")
-    assert [line.split(":")[0] for line in tokens] == [
+    assert [line.split(":")[0] for line in (prompt, chosen, rejected)] == [
         f"tokens of {part}" for part in ("prompt", "chosen", "rejected")
+    ]
+    assert [line.split(" (")[0] for line in ignored] == [
+        f"ignored 20: the field score_{side}" for side in ("chosen", "rejected")
     ]
     for name, kind in (("sft", "examples"), ("prompts", "prompts")):
         _, out, _ = run(capsys, "check", "--data", folder / f"world/{name}.jsonl")

@@ -8,7 +8,7 @@ __all__, __getattr__, __dir__ = exports(
         "order": ["batch_indices", "derive_seed"],
         "summary": ["overview"],
         "rows": ["DataError", "read_rows"],
-        "shapes": ["Rendered"],
+        "shapes.templates": ["Rendered"],
         "reading": [
             "Example",
             "Preference",

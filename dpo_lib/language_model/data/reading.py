@@ -2,17 +2,18 @@
 
 Reading stops with a DataError, "file:line: reason", at a row that is malformed. A row that can
 be read but not used is dropped and counted: a Report always has rows == used + dropped. Rows may
-have any shape in `shapes`.
+have any shape in `shapes`. A field of a used row that was not used is counted as ignored, by name.
+Only where it is asked for does a row give several pairs; its place is that of each of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dpo_lib.language_model.data import shapes
-from dpo_lib.language_model.data.columns import renamed, unread
 from dpo_lib.language_model.data.rows import DataError, Malformed, read_rows
-from dpo_lib.language_model.data.shapes import Useless, with_system
+from dpo_lib.language_model.data.shapes import rankings, texts
+from dpo_lib.language_model.data.shapes.columns import Fields, Useless
 
 
 @dataclass(frozen=True)
@@ -40,57 +41,82 @@ class Report:
 
     rows: int = 0
     used: int = 0
+    pairs: dict[str, int] = field(default_factory=dict)  # place of a used ranking -> its pairs
+    pairs_dropped: dict[str, list[str]] = field(default_factory=dict)  # the same, of rankings
     dropped: dict[str, list[str]] = field(default_factory=dict)  # reason -> places
     shortened: dict[str, list[str]] = field(default_factory=dict)  # of used rows
     noted: dict[str, list[str]] = field(default_factory=dict)
-    ignored: dict[str, list[str]] = field(default_factory=dict)  # field -> places
+    ignored: dict[str, list[str]] = field(default_factory=dict)  # what of used rows -> places
 
     def drop(self, reason: str, place: str) -> None:
-        """Count a used row as dropped."""
-        self.used -= 1
-        self.dropped.setdefault(reason, []).append(place)
+        """Count a used row as dropped; of a ranking with other pairs, the pair alone."""
+        if self.pairs.get(place, 1) > 1:
+            self.pairs[place] -= 1
+            self.pairs_dropped.setdefault(reason, []).append(place)
+        else:
+            self.pairs.pop(place, None)
+            self.used -= 1
+            self.dropped.setdefault(reason, []).append(place)
 
     def shorten(self, reason: str, place: str) -> None:
-        self.shortened.setdefault(reason, []).append(place)
+        _say(self.shortened, reason, place)
 
     def note(self, reason: str, place: str) -> None:
-        self.noted.setdefault(reason, []).append(place)
+        _say(self.noted, reason, place)
 
-    def ignore(self, name: str, place: str) -> None:
-        self.ignored.setdefault(f"the field {name}", []).append(place)
+    def ignore(self, what: str, place: str) -> None:
+        _say(self.ignored, what, place)
 
     def lines(self) -> list[str]:
         """What a person reads: the totals, then a line for each reason with its first places."""
-        found = [f"{self.rows:,} rows, {self.used:,} used"]
-        for what in ("dropped", "shortened", "noted", "ignored"):
-            for reason, places in getattr(self, what).items():
+        pairs = self.used - len(self.pairs) + sum(self.pairs.values())
+        giving = f", giving {pairs:,} pairs" if self.pairs else ""
+        found = [f"{self.rows:,} rows, {self.used:,} used{giving}"]
+        for what in ("dropped", "pairs dropped", "shortened", "noted", "ignored"):
+            for reason, places in getattr(self, what.replace(" ", "_")).items():
                 more = f" and {len(places) - 3:,} more" if len(places) > 3 else ""
                 found.append(f"{what} {len(places):,}: {reason} ({', '.join(places[:3])}{more})")
         return found
 
 
-def read_preferences(path: str | Path, tokenizer=None) -> tuple[list[Preference], Report]:
+def _say(reasons: dict[str, list[str]], reason: str, place: str) -> None:
+    """Once for a row, whose pairs follow one another."""
+    places = reasons.setdefault(reason, [])
+    if places[-1:] != [place]:
+        places.append(place)
+
+
+def read_preferences(
+    path: str | Path, tokenizer=None, pairs_from: str | None = None
+) -> tuple[list[Preference], Report]:
     """Preference rows of a file, a folder's preferences.jsonl[.gz], or "hub:NAME[:SPLIT]".
 
     Args:
         path: where the rows are.
         tokenizer: renders conversations if it has a chat template.
+        pairs_from: which pairs are made of a list of answers, as `rankings.choose` says; without
+            it such a row is refused.
 
     Raises:
-        DataError: "file:line: reason" at the first malformed row, or if no row can be used.
+        DataError: "file:line: reason" at the first malformed row, or if no row can be used, or if
+            every prompt is empty.
     """
 
-    def convert(row: dict, place: str) -> Preference:
-        found = Preference(*shapes.preference(row, tokenizer), place)
+    def convert(row: Fields, place: str) -> Preference:
+        found = Preference(*texts.preference(row, tokenizer), place)
         if found.chosen == found.rejected:
             raise Useless("chosen and rejected are identical")
         return found
 
-    preferences, report = _read(path, "preferences", convert, tokenizer)
-    _require_prompts([p.prompt for p in preferences], path)
+    def split(row: Fields) -> list[Fields]:
+        if pairs_from is None or not rankings.is_ranking(row.row):
+            return [row]
+        return rankings.pairs(row, pairs_from)
+
+    preferences, report = _read(path, "preferences", convert, split)
     seen = set()
+    _check_prompts(path, [(p.prompt, p.place) for p in preferences], report)
     for p in preferences:
-        _note_prompt(p.prompt, p.place, report)
         if p.prompt and p.chosen.startswith(p.prompt) and p.rejected.startswith(p.prompt):
             report.note("both answers repeat the prompt", p.place)
         if (p.prompt, p.chosen, p.rejected) in seen:
@@ -107,13 +133,18 @@ def read_examples(path: str | Path, tokenizer=None) -> tuple[list[Example], Repo
     Of a preference row this is the chosen side, for Preferred-FT. Arguments and errors are
     those of read_preferences.
     """
-    examples, report = _read(
-        path, "sft", lambda row, place: Example(*shapes.example(row, tokenizer), place), tokenizer
-    )
+    prompts = []
+
+    def convert(row: Fields, place: str) -> Example:
+        found = Example(*texts.example(row, tokenizer), place)
+        if "text" not in row.used:  # which has no prompt, and that is as it should be
+            prompts.append((found.prompt, place))
+        return found
+
+    examples, report = _read(path, "sft", convert)
+    _check_prompts(path, prompts, report)
     seen = set()
     for e in examples:
-        if e.prompt:  # a {"text"} row has none, and that is as it should be
-            _note_prompt(e.prompt, e.place, report)
         if (e.prompt, e.completion) in seen:
             report.note("repeats an earlier row", e.place)
         seen.add((e.prompt, e.completion))
@@ -123,11 +154,9 @@ def read_examples(path: str | Path, tokenizer=None) -> tuple[list[Example], Repo
 def read_prompts(path: str | Path, tokenizer=None) -> tuple[list[str], Report]:
     """Prompts of a file, a folder's prompts.jsonl[.gz], or "hub:NAME[:SPLIT]"; see above."""
     found, report = _read(
-        path, "prompts", lambda row, place: (shapes.prompt_only(row, tokenizer), place), tokenizer
+        path, "prompts", lambda row, place: (texts.prompt_only(row, tokenizer), place)
     )
-    _require_prompts([prompt for prompt, _ in found], path)
-    for prompt, place in found:
-        _note_prompt(prompt, place, report)
+    _check_prompts(path, found, report)
     return [prompt for prompt, _ in found], report
 
 
@@ -137,21 +166,26 @@ def held_out(path: str, *names: str) -> Path | str:
     return next(found, path)
 
 
-def _read(path: str | Path, name: str, convert: Callable, tokenizer) -> tuple[list, Report]:
+def _read(
+    path: str | Path, name: str, convert: Callable, split: Callable = lambda row: [row]
+) -> tuple[list, Report]:
     """Convert every row; drop the useless, stop at the malformed or if nothing is left."""
     found, report = [], Report()
     for place, row in read_rows(path, name):
         report.rows += 1
         report.used += 1
-        try:
-            row = with_system(renamed(row), tokenizer)
-            found.append(convert(row, place))
-            for field_name in unread(row, name):
-                report.ignore(field_name, place)
-        except Malformed as reason:
-            raise DataError(f"{place}: {reason}") from None
-        except Useless as reason:
-            report.drop(str(reason), place)
+        parts = []
+        with _judged(report, place):
+            parts = split(Fields(row))
+        if len(parts) > 1:
+            report.pairs[place] = len(parts)
+        for part in parts:
+            with _judged(report, place):
+                found.append(convert(part, place))
+                for note in part.notes:
+                    report.note(note, place)
+                for what in part.ignored:
+                    report.ignore(what, place)
     if not report.rows:
         raise DataError(f"{path}: has no rows")
     if not found:
@@ -159,16 +193,24 @@ def _read(path: str | Path, name: str, convert: Callable, tokenizer) -> tuple[li
     return found, report
 
 
-def _require_prompts(prompts: list[str], path: str | Path) -> None:
-    if not any(prompts):
+@contextmanager
+def _judged(report: Report, place: str) -> Iterator[None]:
+    try:
+        yield
+    except Malformed as reason:
+        raise DataError(f"{place}: {reason}") from None
+    except Useless as reason:
+        report.drop(str(reason), place)
+
+
+def _check_prompts(path: str | Path, prompts: list[tuple[str, str]], report: Report) -> None:
+    """Note what is odd about prompts and their places; DataError if they are all empty."""
+    for prompt, place in prompts:
+        if not prompt:
+            report.note("the prompt is empty", place)
+        if prompt.endswith(" "):  # GPT-2 writes a space at the start of a word, never at an end
+            report.note("the prompt ends in a space, which belongs to the answer", place)
+    if prompts and not any(prompt.strip() for prompt, _ in prompts):
         raise DataError(
-            f"{path}: every prompt is empty: call the field that has it prompt, or end a "
-            "transcript's prompt with an assistant tag"
+            f"{path}: the prompt is empty in every row; call the field that holds it prompt"
         )
-
-
-def _note_prompt(prompt: str, place: str, report: Report) -> None:
-    if not prompt:
-        report.note("the prompt is empty", place)
-    if prompt.endswith(" "):  # GPT-2 writes a space at the start of a word, never at an end
-        report.note("the prompt ends in a space, which belongs to the answer", place)

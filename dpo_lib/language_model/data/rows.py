@@ -1,17 +1,24 @@
-"""Rows of a data file, each with its place: JSON Lines, plain or gzipped, or a hub data set.
+"""Rows of a data file or a hub data set, each with its place.
 
-A file is read line by line and split at "\\n" alone: U+2028, U+2029 and U+0085 may stand inside
-a JSON string, and Python's `splitlines` would break a valid row there.
+The end of its name says what a file is: CSV (.csv: a line of names, then text in every cell),
+parquet (.parquet), one list of JSON objects (.json that starts with a bracket), or JSON Lines; each
+but parquet plain or gzipped. A place is "file:line" in JSON Lines, elsewhere "file:row", from 1.
+
+JSON Lines are split at "\\n" alone: U+2028, U+2029 and U+0085 may stand inside a JSON string, and
+Python's `splitlines` would break a valid row there.
 """
 
+import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 LONGEST_LINE = 2**24  # bytes; a longer line is a file of another kind, or a gzip bomb
+LONGEST_FILE = 2**30  # bytes of a JSON list, which is read whole
 GZIP = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
 
@@ -25,48 +32,42 @@ class Malformed(Exception):
 
 
 def read_rows(path: str | Path, name: str) -> Iterator[tuple[str, dict]]:
-    """Every row with its place, "file:line"; blank lines hold no row.
+    """Every row with its place; blank lines hold no row.
 
     Args:
         path: a file, a folder that holds name.jsonl or name.jsonl.gz, or "hub:NAME[:SPLIT]".
         name: what the file is called where path is a folder.
 
     Raises:
-        DataError: at the first row that is not a JSON object, or if the file cannot be read.
+        DataError: at the first row that is not an object, or if the file cannot be read.
     """
     if str(path).startswith("hub:"):
-        yield from _hub_rows(str(path))
+        yield from _table_rows(str(path), _hub_data)
         return
-    for place, line in _lines(_find(Path(path), name)):
-        if line.strip():
-            try:
-                yield place, parse(line)
-            except Malformed as reason:
-                raise DataError(f"{place}: {reason}") from None
+    file = _find(Path(path), name)
+    ending = Path(file.name.removesuffix(".gz")).suffix.lower()
+    if ending == ".parquet":
+        yield from _table_rows(str(file), _parquet_data)
+    elif ending == ".csv":
+        yield from _csv_rows(file)
+    elif ending == ".json" and _first_byte(file) == b"[":
+        yield from _list_rows(file)
+    else:
+        for place, line in _lines(file):
+            if line.strip():
+                with _at(place):
+                    row = parse(line)
+                yield place, row
 
 
 def parse(line: bytes) -> dict:
     """One line as a JSON object; Malformed says what else it is."""
+    text = _text(line)
     try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        found = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
-        raise Malformed(f"not UTF-8: {found}") from None
-    if "\0" in text:
-        raise Malformed(f"has a NUL character at column {text.index(chr(0)) + 1}")
-    try:
-        row = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        return _object_of(_DECODER.decode, text)
     except json.JSONDecodeError as error:
-        raise Malformed(
-            f"not a JSON object on one line: {error.msg}, column {error.colno}"
-        ) from None
-    except RecursionError:
-        raise Malformed("nested too deeply") from None
-    except ValueError as error:  # an integer of more digits than Python converts
-        raise Malformed(f"not JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise Malformed(f"must be a JSON object, got {kind(row)}")
-    return row
+        where = f"{error.msg}, column {error.colno}"
+        raise Malformed(f"not a JSON object on one line: {where}") from None
 
 
 def kind(value: object) -> str:
@@ -89,6 +90,98 @@ def _refuse_constant(name: str) -> None:
     raise Malformed(f"has {name}, which is not JSON")
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
+
+
+def _text(content: bytes) -> str:
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{content[error.start]:02x} at column {error.start + 1}"
+        raise Malformed(f"not UTF-8: {found}") from None
+    if "\0" in text:
+        raise Malformed(f"has a NUL character at column {text.index(chr(0)) + 1}")
+    return text
+
+
+def _object_of(decode: Callable, text: str) -> dict:
+    """What the decoder makes of the text, if it is an object; its own errors pass."""
+    try:
+        row = decode(text)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise Malformed("nested too deeply") from None
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise Malformed(f"not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise Malformed(f"must be a JSON object, got {kind(row)}")
+    return row
+
+
+@contextmanager
+def _at(place: str) -> Iterator[None]:
+    try:
+        yield
+    except Malformed as reason:
+        raise DataError(f"{place}: {reason}") from None
+
+
+def _list_rows(file: Path) -> Iterator[tuple[str, dict]]:
+    with _at(str(file)):
+        text = _text(b"".join(line for _, line in _lines(file, LONGEST_FILE)))
+    at, number, comma = _after_blanks(text, text.index("[") + 1), 0, False
+
+    def next_value(text: str) -> object:
+        nonlocal at
+        value, at = _DECODER.raw_decode(text, at)
+        return value
+
+    while comma or text[at : at + 1] != "]":
+        number += 1
+        with _at(f"{file}:{number}"):
+            try:
+                row = _object_of(next_value, text)
+            except json.JSONDecodeError as error:
+                raise Malformed(f"not a JSON object in a list: {error.msg}") from None
+            at = _after_blanks(text, at)
+            comma = text[at : at + 1] == ","
+            if not comma and text[at : at + 1] != "]":
+                raise Malformed("neither a comma nor the end of the list follows")
+        yield f"{file}:{number}", row
+        at = _after_blanks(text, at + 1) if comma else at
+    if text[at + 1 :].strip():
+        raise DataError(f"{file}: has more after the end of the list")
+
+
+def _after_blanks(text: str, at: int) -> int:
+    while text[at : at + 1] in (" ", "\t", "\n", "\r"):
+        at += 1
+    return at
+
+
+def _csv_rows(file: Path) -> Iterator[tuple[str, dict]]:
+    csv.field_size_limit(LONGEST_LINE)
+    number = 0
+
+    def lines() -> Iterator[str]:
+        for place, line in _lines(file):
+            with _at(place):
+                yield _text(line)
+
+    rows = csv.reader(lines(), strict=True)
+    try:
+        names = next(rows, [])
+        with _at(f"{file}:1"):
+            _object([(name, "") for name in names])
+        for number, cells in enumerate(filter(None, rows), start=1):
+            if len(cells) != len(names):
+                raise DataError(f"{file}:{number}: has {len(cells)} cells under {len(names)} names")
+            yield f"{file}:{number}", dict(zip(names, cells, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{file}:{number + 1}: not CSV: {error}") from None
+
+
 def _find(path: Path, name: str) -> Path:
     candidates = [path / f"{name}.jsonl", path / f"{name}.jsonl.gz"] if path.is_dir() else [path]
     files = [file for file in candidates if file.is_file()]
@@ -100,14 +193,18 @@ def _find(path: Path, name: str) -> Path:
     raise DataError(f"{path}: must hold {name}.jsonl or {name}.jsonl.gz, holds {held}")
 
 
-def _lines(file: Path) -> Iterator[tuple[str, bytes]]:
+def _first_byte(file: Path) -> bytes:
+    return next((line.strip()[:1] for _, line in _lines(file, LONGEST_FILE) if line.strip()), b"")
+
+
+def _lines(file: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[str, bytes]]:
     number = 0
     try:
         with _open(file) as stream:
-            while line := stream.readline(LONGEST_LINE + 1):
+            while line := stream.readline(longest + 1):
                 number += 1
-                if len(line) > LONGEST_LINE:
-                    raise DataError(f"{file}:{number}: longer than {LONGEST_LINE:,} bytes")
+                if len(line) > longest:
+                    raise DataError(f"{file}:{number}: longer than {longest:,} bytes")
                 yield f"{file}:{number}", line.removeprefix(BOM) if number == 1 else line
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
@@ -121,21 +218,29 @@ def _open(file: Path) -> BinaryIO:
     return gzip.open(file) if packed else open(file, "rb")
 
 
-def _hub_rows(address: str) -> Iterator[tuple[str, dict]]:
-    name, _, split = address.removeprefix("hub:").partition(":")
+def _table_rows(address: str, load: Callable[[str], Iterable[dict]]) -> Iterator[tuple[str, dict]]:
     try:
-        rows = _hub_data(name, split)
-        for number, row in enumerate(rows, start=1):
+        for number, row in enumerate(load(address), start=1):
             yield f"{address}:{number}", row
     except Exception as error:  # each format and each transport raises kinds of its own
         lines = str(error).splitlines() or [""]
         raise DataError(f"{address}: {type(error).__name__}: {lines[0]}") from None
 
 
-def _hub_data(name: str, split: str):
+def _parquet_data(file: str) -> Iterable[dict]:
+    from pyarrow.parquet import ParquetFile  # `datasets` would write a copy into its cache
+
+    table = ParquetFile(file)
+    _object([(name, None) for name in table.schema_arrow.names])
+    for batch in table.iter_batches():
+        yield from batch.to_pylist()
+
+
+def _hub_data(address: str) -> Iterable[dict]:
     """A data set by its hub name, or a local folder of parquet files or of `save_to_disk`."""
     from datasets import load_dataset, load_from_disk
 
+    name, _, split = address.removeprefix("hub:").partition(":")
     if (Path(name) / "dataset_dict.json").is_file():
         return load_from_disk(name)[split or "train"]
     if (Path(name) / "state.json").is_file():

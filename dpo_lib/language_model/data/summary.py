@@ -2,9 +2,16 @@
 
 from pathlib import Path
 
-from dpo_lib.language_model.data.columns import renamed
-from dpo_lib.language_model.data.reading import read_examples, read_preferences, read_prompts
+from dpo_lib.language_model.data.reading import (
+    Example,
+    Preference,
+    read_examples,
+    read_preferences,
+    read_prompts,
+)
 from dpo_lib.language_model.data.rows import read_rows
+from dpo_lib.language_model.data.shapes.columns import Fields
+from dpo_lib.language_model.data.shapes.rankings import is_ranking
 from dpo_lib.language_model.data.tokens import (
     tokenize_examples,
     tokenize_preferences,
@@ -18,17 +25,20 @@ READERS = {
 }
 
 
-def overview(path: str, tokenizer=None, max_length: int = 512) -> list[str]:
-    """What would be trained on, what became of each row, and tokens if a tokenizer is given.
+def overview(
+    path: str, tokenizer=None, max_length: int = 512, pairs_from: str | None = None
+) -> list[str]:
+    """What became of each row, what the first has become, and tokens if a tokenizer is given.
 
     Raises:
         DataError: as the readers of `reading` and `tokens`.
     """
-    kind = kind_of_rows(path)
+    kind = "preferences" if pairs_from else kind_of_rows(path)
     read, tokenize = READERS[kind]
-    rows, report = read(path, tokenizer)
+    asked = {"pairs_from": pairs_from} if kind == "preferences" else {}
+    rows, report = read(path, tokenizer, **asked)
     items = [] if tokenizer is None else tokenize(rows, tokenizer, max_length, report)
-    return [f"{path}: {kind}", *report.lines(), *_token_lines(items)]
+    return [f"{path}: {kind}", *report.lines(), *_first_lines(rows[0]), *_token_lines(items)]
 
 
 def kind_of_rows(path: str) -> str:
@@ -37,13 +47,26 @@ def kind_of_rows(path: str) -> str:
     if Path(path).is_dir():
         present = (kind for name, kind in files.items() if any(Path(path).glob(f"{name}.jsonl*")))
         return next(present, "preferences")
-    _, row = next(read_rows(path, ""), ("", {}))
-    row = renamed(row)
-    if {"completion", "messages", "text"} & row.keys() and "chosen" not in row:
+    _, found = next(read_rows(path, ""), ("", {}))
+    row = Fields(found)
+    if {"chosen", "rejected"} & found.keys():
+        return "preferences"
+    if any(row.names(name) for name in ("completion", "messages", "text")):
         return "examples"
-    return (
-        "prompts" if "prompt" in row and not {"chosen", "rejected"} & row.keys() else "preferences"
-    )
+    return "prompts" if row.names("prompt") and not is_ranking(found) else "preferences"
+
+
+def _first_lines(row: Preference | Example | str) -> list[str]:
+    """Each part of a row as text: what a chat template or a transcript made of it."""
+    parts = {"prompt": row} if isinstance(row, str) else vars(row)
+    shown = {part: text for part, text in parts.items() if part != "place"}
+    return [f"{part} of the first: {_middle_out(text)}" for part, text in shown.items()]
+
+
+def _middle_out(text: str, longest: int = 200) -> str:
+    if len(text) <= longest:
+        return repr(str(text))
+    return f"{text[: longest // 2]!r} ... {text[-longest // 2 :]!r}"
 
 
 def _token_lines(items: list) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dpo_lib.language_model.data.reading import Example, Preference, Report
 from dpo_lib.language_model.data.rows import DataError
-from dpo_lib.language_model.data.shapes import Rendered
+from dpo_lib.language_model.data.shapes.templates import Rendered
 
 # Prompt ids and completion ids of each sequence, what everything that scores is given.
 Sequences = list[tuple[tuple[int, ...], tuple[int, ...]]]

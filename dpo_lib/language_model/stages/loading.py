@@ -40,18 +40,26 @@ from dpo_lib.language_model.models.policies import (
 )
 from dpo_lib.language_model.scoring.layouts import layout_of
 from dpo_lib.language_model.scoring.sequences import check_data
-from dpo_lib.language_model.settings import HeldOutSettings, JudgedSettings, Settings, TrainingError
+from dpo_lib.language_model.settings import (
+    HeldOutSettings,
+    JudgedSettings,
+    PreferenceSettings,
+    Settings,
+    TrainingError,
+)
 from dpo_lib.language_model.training.parallel.processes import processes
 
 
-def load_pairs(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Pair], Report]:
+def load_pairs(
+    settings: PreferenceSettings, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[Pair], Report]:
     """The preference data that `settings.data` names, and what became of its rows."""
-    rows, report = read_preferences(settings.data, tokenizer)
+    rows, report = read_preferences(settings.data, tokenizer, settings.pairs_from)
     return tokenize_preferences(rows, tokenizer, settings.max_length, report), report
 
 
 def load_held_out(
-    settings: HeldOutSettings, tokenizer: PreTrainedTokenizerBase, trained_on: list[Pair]
+    settings: PreferenceSettings, tokenizer: PreTrainedTokenizerBase, trained_on: list[Pair]
 ) -> list[Pair]:
     """The pairs that `settings.eval_data` names; none if it names nothing.
 
@@ -61,7 +69,7 @@ def load_held_out(
     if settings.eval_data is None:
         return []
     path = held_out(settings.eval_data, "preferences")
-    rows, report = read_preferences(path, tokenizer)
+    rows, report = read_preferences(path, tokenizer, settings.pairs_from)
     pairs = tokenize_preferences(rows, tokenizer, settings.max_length, report)
     known = {*trained_on, *(pair.swapped() for pair in trained_on)}
     _check_held_out(path, pairs, known, report)

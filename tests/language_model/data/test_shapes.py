@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpo_lib.language_model import data
-from dpo_lib.language_model.data import shapes
 from dpo_lib.language_model.data.reading import Preference
 from dpo_lib.language_model.data.rows import DataError
+from dpo_lib.language_model.data.shapes import texts
 
 ROOT = Path(__file__).parents[3]
 
@@ -51,9 +51,9 @@ def test_b7_different_histories_are_dropped_and_named(tmp_path):
     found, report = data.read_preferences(path)
     assert len(found) == 1 and report.rows == 6 and report.used == 1
     assert report.dropped == {
-        shapes.DIFFERENT_HISTORIES: [f"{path}:2", f"{path}:3", f"{path}:4"],
-        shapes.NO_ANSWER: [f"{path}:5"],
-        shapes.EMPTY_ANSWER: [f"{path}:6"],
+        texts.DIFFERENT_HISTORIES: [f"{path}:2", f"{path}:3", f"{path}:4"],
+        texts.NO_ANSWER: [f"{path}:5"],
+        texts.EMPTY_ANSWER: [f"{path}:6"],
     }
 
 
@@ -64,15 +64,18 @@ def test_b6_answers_that_share_a_beginning_but_no_turn_have_an_empty_prompt(tmp_
     assert report.noted == {"the prompt is empty": [f"{path}:1"]}
 
 
+untagged = some_text.filter(lambda text: ":" not in text)
+
+
 @settings(deadline=None)  # a busy machine is no failure
-@given(prompt=some_text, chosen=some_text, rejected=some_text, tagged=st.booleans())
+@given(prompt=untagged, chosen=untagged, rejected=untagged, tagged=st.booleans())
 def test_b6_prompt_and_answer_rebuild_both_inputs(prompt, chosen, rejected, tagged):
-    tag = shapes.ASSISTANT if tagged else ""
+    tag = texts.ASSISTANT if tagged else ""
     whole = {"chosen": prompt + tag + chosen, "rejected": prompt + tag + rejected}
     try:
-        found, good, bad = shapes.preference(whole)
-    except shapes.Useless as reason:
-        assert str(reason) == shapes.EMPTY_ANSWER and not (chosen.strip() and rejected.strip())
+        found, good, bad = texts.preference(whole)
+    except texts.Useless as reason:
+        assert str(reason) == texts.EMPTY_ANSWER and not (chosen.strip() and rejected.strip())
     else:
         assert (found + good, found + bad) == (whole["chosen"], whole["rejected"])
 
@@ -87,12 +90,12 @@ def test_b8_explicit_and_implicit_prompts_agree_and_rebuild_the_conversation(
     talk = turns(*contents, system="Be kind." if with_system else None)
     talks = [talk, [*talk[:-1], *answer(other)]]
     try:
-        implicit = shapes.preference({"chosen": talks[0], "rejected": talks[1]}, tokenizer)
-    except shapes.Useless:
+        implicit = texts.preference({"chosen": talks[0], "rejected": talks[1]}, tokenizer)
+    except texts.Useless:
         assert not (contents[-1].strip() and other.strip())
         return
     sides = {"chosen": answer(contents[-1]), "rejected": answer(other)}
-    assert shapes.preference({"prompt": talk[:-1], **sides}, tokenizer) == implicit
+    assert texts.preference({"prompt": talk[:-1], **sides}, tokenizer) == implicit
     prompt, *completions = implicit
     for whole, completion in zip(talks, completions, strict=True):
         if templated:
@@ -155,9 +158,8 @@ def test_prompts_come_from_every_shape_that_has_one(tmp_path):
     assert found == ["A", start, "A", start, "The film was"] and report.used == 5
 
 
-@pytest.mark.parametrize("row", [{"prompt": "a"}, {"completion": "a"}, {"text": ""}, {"text": 1},
-                                 {"prompt": "a", "text": "ab"}, {"messages": "a"},
-                                 {"prompt": "a", "completion": ""}])  # fmt: skip
+@pytest.mark.parametrize("row", [{"prompt": "a"}, {"completion": "a"}, {"text": 1},
+                                 {"prompt": "a", "text": "ab"}, {"messages": "a"}])  # fmt: skip
 def test_l1_a_malformed_demonstration_stops_with_its_place(tmp_path, row):
     path = write(tmp_path, [{"text": "a"}, row])
     with pytest.raises(DataError) as error:
@@ -177,7 +179,10 @@ def test_l1_a_row_without_a_prompt_stops_with_its_place(tmp_path, row):
 @pytest.mark.parametrize("template, reason", [
     (CHATML, "message 1 contains the special token '<|im_end|>'"),
     ("{{ raise_exception('no user today') }}", "refuses the conversation: no user today"),
-    ("{% if add_generation_prompt %}x{% endif %}{{ messages|length }}", "changes the prompt"),
+    (
+        "{% if add_generation_prompt %}x{% endif %}{{ messages|map(attribute='content')|join }}",
+        "changes the prompt",
+    ),
     ("{{ nonsense.deep.deeper }}", "refuses the conversation"),
 ])  # fmt: skip
 def test_b5_b8_what_a_template_cannot_render_faithfully_is_refused(tmp_path, template, reason):

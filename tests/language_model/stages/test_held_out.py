@@ -155,3 +155,20 @@ def test_settings_of_measuring_are_refused_by_name():
         DPOSettings(model="m", data="d", out="o", eval_every=3)
     with pytest.raises(ValueError, match="eval_every must be at least 1, got 0"):
         DPOSettings(model="m", data="d", out="o", eval_data="e", eval_every=0)
+
+
+@pytest.mark.parametrize("name", ["reward", "dpo"])
+def test_scored_answers_are_trained_on_and_measured_as_the_pairs_written_out(told, name):
+    texts = [" good", " fine", " bad"]
+    scored = {"prompt": "The film was", "responses": texts, "scores": [3, 2, 1]}
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    written = [{"prompt": scored["prompt"], "chosen": texts[i], "rejected": texts[j]}
+               for i, j in pairs]  # fmt: skip
+    logs = []
+    for kind, rows in (("scored", [scored]), ("written", written)):
+        data, held_out = told[1] / f"{name}-{kind}.jsonl", told[1] / f"{name}-{kind}-held-out.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        held_out.write_text(data.read_text().replace("film", "plot"))
+        logs.append(run(told, name, f"{name}-{kind}", data=str(data), eval_data=str(held_out),
+                        pairs_from="all", steps=2, batch_size=2)[1:])  # fmt: skip
+    assert logs[0] == logs[1] and len(logs[0][0]) >= 2

@@ -1,0 +1,1 @@
+"""From a row, in any shape in use, to prompt and answers as text."""
