@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from dpo_lib.language_model.data.tokens import Sequences
 from dpo_lib.language_model.models.hub import quiet
 from dpo_lib.language_model.models.lengths import check_rope
-from dpo_lib.language_model.scoring.sequences import scoring, vocabulary_of
+from dpo_lib.language_model.scoring.sequences import scoring, to_device, vocabulary_of
 from dpo_lib.language_model.scoring.stream import NoStream, stream_hidden
 
 WINDOWS = ("sliding_window", "attention_chunk_size")  # set through masks, which the stream skips
@@ -35,11 +35,11 @@ def padded_hidden(model: PreTrainedModel, sequences: Sequences) -> Tensor:
         for position in range(len(prompt) - 1, len(prompt) + len(completion) - 1)
     ]
     output = model.base_model(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.long().to(model.device),  # from lengths, never from ids == pad
+        input_ids=to_device(ids, model.device),
+        attention_mask=to_device(mask.long(), model.device),  # from lengths, never from ids == pad
         use_cache=False,
     )
-    return output.last_hidden_state.flatten(0, 1)[torch.tensor(sources).to(model.device)]
+    return output.last_hidden_state.flatten(0, 1)[to_device(torch.tensor(sources), model.device)]
 
 
 def completion_hidden(model: PreTrainedModel, sequences: Sequences) -> Tensor:

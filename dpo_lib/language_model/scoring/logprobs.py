@@ -23,7 +23,7 @@ from dpo_lib.language_model.scoring.output_layer import (
     positions_per_chunk,
     target_logps,
 )
-from dpo_lib.language_model.scoring.sequences import check_sequences
+from dpo_lib.language_model.scoring.sequences import check_sequences, to_device
 
 
 def plain_logps(
@@ -132,6 +132,6 @@ def _token_logps(
 ) -> list[Tensor]:
     """From the hidden states that predict the completions' tokens to their log-probabilities."""
     targets = [token for _, completion in sequences for token in completion]
-    targets = torch.tensor(targets).to(hidden.device)
+    targets = to_device(torch.tensor(targets), hidden.device)
     logps = target_logps(hidden, head.weight, getattr(head, "bias", None), targets, temperature)
     return list(logps.split([len(completion) for _, completion in sequences]))

@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from dpo_lib.language_model.data.tokens import Sequences
@@ -12,6 +13,13 @@ from dpo_lib.language_model.models.lengths import check_rope
 def vocabulary_of(model: PreTrainedModel) -> int:
     """How many words the model's embeddings have."""
     return model.get_input_embeddings().weight.shape[0]
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor of the CPU, copied; a GPU takes it while it computes, and nobody waits."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager

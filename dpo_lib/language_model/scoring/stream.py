@@ -9,6 +9,7 @@ model whose attention goes through the public `AttentionInterface`.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 
 import torch
@@ -18,6 +19,8 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from dpo_lib.language_model._transformers import attention_of
 from dpo_lib.language_model.data.tokens import Sequences
+from dpo_lib.language_model.scoring.flex import block_mask, flex, is_one_call
+from dpo_lib.language_model.scoring.sequences import to_device
 
 STREAM = "dpo_lib_stream"  # our name among transformers' attention functions
 # What an attention function may be asked for beyond a causal softmax; the stream does none of it.
@@ -36,12 +39,25 @@ class Stream:
     positions: Tensor  # (1, tokens), from 0 in every sequence
     sources: Tensor  # (completion tokens,): where in the stream each of them is predicted
     groups: list[tuple[int, list[int]]]  # length of a prompt, lengths of its completions
-    masks: list[list[Tensor]]  # for each completion but a group's first: (its length, keys)
 
     @property
     def pieces(self) -> list[int]:
         """Lengths of the prompts and completions as they follow each other."""
         return [piece for prompt, completions in self.groups for piece in (prompt, *completions)]
+
+    # Each of the two is made once for all layers, and only where it is used.
+    @cached_property
+    def masks(self) -> list[list[Tensor]]:
+        """For each completion but a group's first: which keys it sees, (its length, keys)."""
+        return [
+            [_causal_after(prompt, length, self.ids.device) for length in completions[1:]]
+            for prompt, completions in self.groups
+        ]
+
+    @cached_property
+    def block_mask(self):
+        """All of it in one: which of the stream's tokens each token sees."""
+        return block_mask(self.groups, self.ids.device)
 
 
 def make_stream(sequences: Sequences, device: torch.device | str) -> Stream:
@@ -60,12 +76,10 @@ def make_stream(sequences: Sequences, device: torch.device | str) -> Stream:
         # The prompt's last token predicts the completion's first one, wherever that stands.
         sources += [start + len(prompt) - 1, *range(first, first + len(completion) - 1)]
         groups[-1][1].append(len(completion))
-    masks = [
-        [_causal_after(prompt, length, device) for length in completions[1:]]
-        for prompt, completions in groups
-    ]
-    ids, positions, sources = (torch.tensor(x).to(device) for x in (ids, positions, sources))
-    return Stream(ids[None], positions[None], sources, groups, masks)
+    ids, positions, sources = (
+        to_device(torch.tensor(x), device) for x in (ids, positions, sources)
+    )
+    return Stream(ids[None], positions[None], sources, groups)
 
 
 def _causal_after(prompt: int, length: int, device: torch.device | str) -> Tensor:
@@ -93,9 +107,10 @@ def stream_attention(
         raise NoStream(f"its attention asks for {beyond[0]}" if beyond else "it passes nothing on")
     if dropout:
         raise ValueError(f"attention dropout must be 0 while scoring, got {dropout}")
+    if is_one_call(query, key, value):
+        return flex(query, key, value, stream.block_mask, scaling).transpose(1, 2), None
     if (repeats := query.shape[1] // key.shape[1]) > 1:  # grouped-query attention
         key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
-    # On CUDA one call of torch.nn.attention.varlen would replace this loop.
     parts = []
     pieces = zip(*(iter(x.split(stream.pieces, dim=2)) for x in (query, key, value)), strict=True)
     for (_, completions), masks in zip(stream.groups, stream.masks, strict=True):
