@@ -6,11 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from dpo_lib.language_model.settings import DPOSettings
-
 TRAINING = ["--optimizer", "adamw", "--warmup-steps", "10", "--log-every", "25"]
-# what the policy writes at each measurement, for the samples of the report
-WATCHED = ["--samples", "32", "--reward", "true"] if hasattr(DPOSettings, "samples") else []
+WATCHED = ["--samples", "32", "--reward", "true"]  # what the policy writes at each measurement
 
 
 def demo(folder: Path, seed: int, run: Callable[[list[str]], int]) -> int:
@@ -44,9 +41,10 @@ def commands(folder: Path, seed: int) -> Iterator[list[str]]:
     draws = ["--seed", str(seed)]
     training = ["--data", world, "--eval-data", world, *TRAINING, *WATCHED, *draws]
     yield ["world", "--out", world, "--pairs", "4000", "--labels", "deterministic", *draws]
-    yield ["sft", "--model", "tiny", "--out", sft, "--steps", "250", "--lr", "1e-3", *training]
-    policy = ["--model", f"{sft}/model", "--beta", "0.3", "--steps", "62", "--lr", "1e-4"]
-    yield ["dpo", *policy, "--out", dpo, *training]
+    steps = ["--steps", "250", "--lr", "1e-3", "--eval-every", "50"]
+    yield ["sft", "--model", "tiny", "--out", sft, *steps, *training]
+    steps = ["--beta", "0.3", "--steps", "62", "--lr", "1e-4", "--eval-every", "12"]
+    yield ["dpo", "--model", f"{sft}/model", "--out", dpo, *steps, *training]
     models = ["--model", f"{dpo}/model", "--reference", f"{sft}/model", "--data", world]
     yield ["evaluate", *models, "--prompts", "100", *draws, "--out", judged]
     yield ["report", sft, dpo, "--evaluation", judged, "--out", page]

@@ -25,6 +25,7 @@ FIGURES = {name: title for title, names in PANELS for name in names} | {
 BEST = dict.fromkeys(("loss",), min) | dict.fromkeys(
     ("rewards/margins", "margin", "rewards/accuracies", "accuracy", "objective/scores"), max
 )
+OVERVIEW = ("run", "stage", "model", "data", "steps", "held-out loss", "reward", "doctor")
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,19 @@ def sentence(run: Run) -> str:
     words.append(f"{last:,} of {_count(given.get('steps'))} steps of {given.get('batch_size')}")
     if given.get("eval_data"):
         words.append(f"watched on {given['eval_data']}")
+    if given.get("metric_for_best_model"):
+        words.append(f"kept as it was at its best {given['metric_for_best_model']}")
     return ", ".join(words) + "."
+
+
+def overview(run: Run) -> list[str]:
+    """The cells under `OVERVIEW`, after the name."""
+    given = [_text(run.settings.get(name)) for name in ("stage", "model", "data")]
+    ends = []
+    for name in ("loss", "objective/scores"):
+        values = [number(value) for _, value in run.log.held_out(name)]
+        ends.append(" to ".join([values[0], values[-1]]) if values else "–")
+    return [*given, f"{run.log.rows[-1]['step']:,}", *ends, run.verdict]
 
 
 def outcome(run: Run) -> tuple[list[str], list[list[str]]]:

@@ -126,7 +126,10 @@ def test_a_sequence_has_its_runs_side_by_side_and_then_each_of_them(tmp_path):
     folders = [write_run(tmp_path / "sft", stage="SFT"), write_run(tmp_path / "dpo")]
     (tmp_path / "found.json").write_text(json.dumps(EVALUATION))
     page = page_of(tmp_path, *folders, evaluation=tmp_path / "found.json")
-    assert page.text.index("Overview") < page.text.index("sft SFT tiny world 30 nothing found")
+    assert page.text.index("Overview") < page.text.index(
+        "sft SFT tiny world 30 0.7 to 0.5 0.25 to 0.75"
+    )
+    assert "Overview The runs, in the order given run stage" in page.text
     assert "dpo/model 1 0.500 ± 0.196 0.500 ± 0.196" in page.text
     targets = {attributes["href"] for tag, attributes in page.elements if tag == "a"}
     assert targets == {f"#{attributes['id']}" for tag, attributes in page.elements if
