@@ -3,6 +3,8 @@
 Arguments are read before torch is imported, and commands import what they need when they run: so
 help and a refusal take no time and need no extra. Everything that a user can get wrong ends in
 one line on stderr and exit code 2.
+
+One file: a command here is its flags, their help and a call, and is read beside the others.
 """
 
 import sys
@@ -157,13 +159,30 @@ def ppo(settings: PPOSettings, *, config: Config = None) -> None:
     _train(PPO, settings)
 
 
+@app.command(group=TRAIN, sort_key=4)
+def demo(*, out: str = "demo", seed: Annotated[int, Parameter(validator=Number(gte=0))] = 0) -> int:
+    """World, SFT, DPO, evaluation and report in one go, in some minutes and without a download.
+
+    Args:
+        out: Folder to make.
+        seed: Of all draws.
+    """
+    from dpo_lib.language_model.demo import demo
+
+    return demo(Path(out), seed, main)
+
+
 def _train(kind, settings) -> None:
     """Train one stage; say first what became of the data's rows, at last where the run is."""
+    from dpo_lib.language_model.judging import leave_page
     from dpo_lib.language_model.training import train
 
     stage, report = kind.from_settings(settings)
     print(*report.lines(), sep="\n", file=sys.stderr)
-    print(train(stage))
+    run = train(stage)
+    if said := leave_page(run):
+        print(f"dpo: {said}", file=sys.stderr)
+    print(run)
 
 
 @app.command(group=JUDGE, sort_key=0)
@@ -225,6 +244,20 @@ def plot(runs: list[str], /, *, out: str = "runs.svg") -> None:
     from dpo_lib.language_model.judging import plot
 
     print(plot(runs, out))
+
+
+@app.command(group=JUDGE, sort_key=4)
+def report(runs: list[str], /, *, evaluation: str | None = None, out: str = "report.html") -> None:
+    """Write what came of runs into one HTML file, which opens from disk.
+
+    Args:
+        runs: Folders of runs, or logs that `dpo doctor` reads, in the order to be shown.
+        evaluation: JSON file that `dpo evaluate --out` wrote, for reward against KL.
+        out: HTML file to write.
+    """
+    from dpo_lib.language_model.judging import write_page
+
+    print(write_page(runs, out, evaluation))
 
 
 @app.command(group=JUDGE, sort_key=2)

@@ -178,6 +178,19 @@ def test_tests_that_are_mentioned_exist():
             assert f"def {name}(" in tests, f"{path.name}: {name}"
 
 
+def test_an_installed_library_has_the_files_that_are_no_modules():
+    listed = subprocess.check_output(["git", "ls-files", "dpo_lib"], cwd=ROOT, text=True)
+    others = {path for path in listed.splitlines() if not path.endswith(".py")}
+    data = re.search(r"^package-data = \{ (.*) \}$", (ROOT / "pyproject.toml").read_text(), re.M)[1]
+    globs = re.findall(r'"([\w.]+)" = \["([^"]+)"\]', data)
+    shipped = {
+        str(path.relative_to(ROOT))
+        for package, pattern in globs
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    assert others <= shipped
+
+
 def test_shipped_code_runs_no_code_from_files():
     forbidden = r"\bpickle\b|torch\.load|(?<![\w.])(?:eval|exec)\(|trust_remote_code|yaml\.load\("
     for folder in ("_ext", "benchmarks", "dpo_lib", "scripts"):

@@ -18,7 +18,7 @@ from dpo_lib import __main__ as cli
 from dpo_lib import _command_line as command_line
 from dpo_lib._loss_names import OWN, LossName
 from dpo_lib.language_model import models, settings
-from dpo_lib.language_model.judging import evaluation
+from dpo_lib.language_model.judging import evaluation, web_page
 from dpo_lib.language_model.models import devices
 from dpo_lib.language_model.training import learner
 from dpo_lib.language_model.worlds import write_world
@@ -95,7 +95,9 @@ def mistake(capsys, *arguments):
 
 
 SAMPLE = ["sample", "--model", "no/such", "--prompt"]
-COMMANDS = ["world", "check", "sft", "reward", "dpo", "ppo", "sample", "evaluate", "doctor"]
+TRAINING = ["sft", "reward", "dpo", "ppo", "demo"]
+JUDGING = ["sample", "evaluate", "doctor", "plot", "report"]
+COMMANDS = ["world", "check", *TRAINING, *JUDGING]
 EVALUATE = ["evaluate", "--model", "no/such", "--reference", "no/such", "--data", "no/such"]
 
 
@@ -480,6 +482,24 @@ def test_doctor_finds_nothing_in_a_fresh_run_and_something_in_a_sick_one(capsys,
     sick.write_text('{"step": 1, "loss": NaN}\n')
     code, out, _ = run(capsys, "doctor", sick)
     assert code == 1 and "not finite" in out
+
+
+def test_a_run_ends_with_its_report_and_several_runs_have_one_too(capsys, folder, tmp_path):
+    assert "<h1>Run sft</h1>" in (folder / "sft/report.html").read_text()
+    out = tmp_path / "all.html"
+    assert run(capsys, "report", folder / "sft", "--out", out) == (0, f"{out}\n", "")
+    said = mistake(capsys, "report", folder / "sft", "--out", tmp_path / "all.pdf")
+    assert said == f"out must end in .html, got {tmp_path / 'all.pdf'}"
+    assert mistake(capsys, "report", folder / "world").startswith("[Errno 2] No such file")
+
+
+def test_a_run_whose_report_cannot_be_written_is_whole(capsys, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(web_page, "render", lambda *_: (_ for _ in ()).throw(OSError("no room")))
+    command = ["sft", "--model", "tiny", "--data", folder / "world", "--out", tmp_path / "sft"]
+    code, out, err = run(capsys, *command, "--steps", 1, "--batch-size", 4)
+    assert (code, out) == (0, f"{tmp_path / 'sft'}\n") and (tmp_path / "sft/model").is_dir()
+    assert err.splitlines()[-1] == "dpo: the run is whole, but has no report: no room"
+    assert not (tmp_path / "sft/report.html").exists()
 
 
 def test_a_run_folder_is_not_trained_in_twice(capsys, folder):

@@ -9,6 +9,7 @@ __all__, __getattr__, __dir__ = exports(
         "evaluation": ["evaluate", "evaluate_settings"],
         "training_log": ["Log", "read_log"],
         "curves": ["plot"],
+        "web_page": ["leave_page", "write_page"],
         "doctor": ["Finding", "diagnose"],
     },
 )

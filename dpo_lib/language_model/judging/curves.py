@@ -1,11 +1,11 @@
-"""Training curves of one or more runs in one picture, training beside held-out."""
+"""Curves of one or more runs: training beside held-out, and held-out reward against KL."""
 
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
 from dpo_lib.language_model import files
-from dpo_lib.language_model.judging.training_log import Log, read_log
+from dpo_lib.language_model.judging.training_log import Log, read_logs
 
 # What a panel shows: its title, and the names of the log, of which the first found is drawn.
 PANELS = (
@@ -35,12 +35,7 @@ def plot(runs: list[str], path: str | Path) -> Path:
     path = Path(path)
     if path.suffix != ".svg":
         raise ValueError(f"out must end in .svg, got {path}")
-    logs: dict[str, Log] = {}
-    for run in runs:
-        name = Path(run).resolve().name
-        if name in logs:
-            raise ValueError(f"two runs are called {name}: rename a folder, or draw them apart")
-        logs[name] = read_log(run)
+    logs = read_logs(runs)
     text = plotting.standalone(draw(logs))
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write({path: (text + "\n").encode()})
@@ -54,11 +49,7 @@ def draw(logs: dict[str, Log]) -> str:
     """
     from dpo_lib.page import plotting
 
-    panels = [
-        (title, names)
-        for title, names in PANELS
-        if any(log.series(*names) or log.held_out(*names) for log in logs.values())
-    ]
+    panels = panels_of(logs)
     rows = math.ceil(len(panels) / 2)
     fig, axes = plotting.figure(9, 2.7 * rows, min(2, len(panels)), rows=rows, squeeze=False)
     for ax, (title, names) in zip(axes.flat, panels, strict=False):
@@ -80,6 +71,41 @@ def draw(logs: dict[str, Log]) -> str:
         )
     first.legend(fontsize=8)
     return plotting.svg(fig, " ".join(_sentences(logs, panels)))
+
+
+def panels_of(logs: dict[str, Log]) -> list[tuple[str, tuple[str, ...]]]:
+    """Those of `PANELS` that some log has something for."""
+    return [
+        (title, names)
+        for title, names in PANELS
+        if any(log.series(*names) or log.held_out(*names) for log in logs.values())
+    ]
+
+
+def draw_frontier(logs: dict[str, Log]) -> str:
+    """Held-out reward against KL as SVG markup, from a run's first measurement to its last.
+
+    "" where no log has both. Each KL is to that run's own reference.
+    """
+    from dpo_lib.page import plotting
+
+    fig, ax = plotting.figure()
+    said = []
+    for number, (run, log) in enumerate(logs.items()):
+        kl, reward = (dict(log.held_out(f"objective/{name}")) for name in ("kl", "scores"))
+        if steps := sorted(kl.keys() & reward.keys()):
+            x, y = ([values[step] for step in steps] for values in (kl, reward))
+            colour = plotting.COLOURS[number % len(plotting.COLOURS)]
+            label = run.replace("$", r"\$")
+            ax.plot(x, y, "o-", color=colour, linewidth=0.6, markersize=3, label=f" {label}")
+            ax.plot(x[-1:], y[-1:], "o", color=colour, markersize=8)  # where it ends
+            said.append(f"{run}: reward {y[0]:.3g} to {y[-1]:.3g} at KL {x[0]:.3g} to {x[-1]:.3g}")
+    if not said:
+        return ""
+    ax.set_xlabel("KL from the reference, nats for each completion")
+    ax.set_ylabel("reward")
+    ax.legend()
+    return plotting.svg(fig, f"Held-out reward against KL. {'; '.join(said)}.")
 
 
 def _columns(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:

@@ -7,26 +7,47 @@ from pathlib import Path
 
 from dpo_lib.language_model import files
 
+HEAD = ("policy", "T", "reward", "KL, nats", "win rate", "z", "length", "ended")
+
+
+def read(path: str | Path) -> dict:
+    """The report that `write` wrote.
+
+    Raises:
+        ValueError, OSError: in one line, if it is none, or is not there.
+    """
+    try:
+        report = json.loads(Path(path).read_bytes().decode())
+        table(report)
+    except (ValueError, KeyError, TypeError, RecursionError, AttributeError):
+        raise ValueError(f"{path}: not an evaluation that dpo evaluate --out wrote") from None
+    return report
+
 
 def lines(report: dict) -> list[str]:
     """What a person reads: a table of the policies, then Best-of-N."""
+    rows = [HEAD, *table(report)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def table(report: dict) -> list[tuple[str, ...]]:
+    """The cells under `HEAD`: the reference, each policy at each temperature, Best-of-N."""
 
     def show(record):
         return f"{record['mean']:.3f} ± {1.96 * record['standard_error']:.3f}" if record else "-"
 
-    head = ("policy", "T", "reward", "KL, nats", "win rate", "z", "length", "ended")
     base = report["reference"]
-    rows = [("reference", "1", show(base["reward"]), "0", "", "", *_ends(base))]
+    found = [("reference", "1", show(base["reward"]), "0", "", "", *_ends(base))]
     for row in report["policies"]:
         columns = [show(row.get(name)) for name in ("reward", "kl", "win_rate")]
-        rows.append(
+        found.append(
             (row["name"], f"{row['temperature']:g}", *columns, f"{row['z']:.1f}", *_ends(row))
         )
     for row in report["best_of"][1:]:
-        name = f"best of {row['n']}"
-        rows.append((name, "1", show(row["reward"]), f"≤ {row['kl_at_most']:.3f}", "", "", "", ""))
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows)]
+        kl = f"≤ {row['kl_at_most']:.3f}"
+        found.append((f"best of {row['n']}", "1", show(row["reward"]), kl, "", "", "", ""))
+    return found
 
 
 def draw_plot(report: dict) -> str:
@@ -82,7 +103,8 @@ def _by_policy(report: dict) -> Iterator[tuple[str, str, list[dict]]]:
     names = dict.fromkeys(row["name"] for row in report["policies"])
     for name, marker in zip(names, itertools.cycle("oDvP"), strict=False):
         rows = [row for row in report["policies"] if row["name"] == name]
-        yield name.removesuffix("/model")[-30:], marker, rows
+        short = name.removesuffix("/model")[-30:].replace("$", r"\$")  # text, not mathematics
+        yield short, marker, rows
 
 
 def _bars(rows: list[dict], key: str) -> list[float]:

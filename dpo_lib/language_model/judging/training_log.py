@@ -112,6 +112,21 @@ def read_log(path: str | Path) -> Log:
     return Log(rows, _settings(path.with_name("settings.json")), measured)
 
 
+def read_logs(paths: list[str]) -> dict[str, Log]:
+    """Read several logs; a run's name is the last part of its path.
+
+    Raises:
+        ValueError: as `read_log`, or if two runs have one name.
+    """
+    logs: dict[str, Log] = {}
+    for path in paths:
+        name = Path(path).resolve().name
+        if name in logs:
+            raise ValueError(f"two runs are called {name}: rename a folder, or take them apart")
+        logs[name] = read_log(path)
+    return logs
+
+
 def _rows(text: str, path: Path) -> list[dict]:
     """The objects of a JSON-lines file, of a JSON list, or of `log_history` in a JSON object."""
     try:
