@@ -42,8 +42,8 @@ class Report:
     rows: int = 0
     used: int = 0
     pairs: dict[str, int] = field(default_factory=dict)  # place of a used ranking -> its pairs
-    pairs_dropped: dict[str, list[str]] = field(default_factory=dict)  # the same, of rankings
     dropped: dict[str, list[str]] = field(default_factory=dict)  # reason -> places
+    pairs_dropped: dict[str, list[str]] = field(default_factory=dict)  # of rankings
     shortened: dict[str, list[str]] = field(default_factory=dict)  # of used rows
     noted: dict[str, list[str]] = field(default_factory=dict)
     ignored: dict[str, list[str]] = field(default_factory=dict)  # what of used rows -> places
