@@ -14,6 +14,7 @@ from pathlib import Path
 from dpo_lib.language_model.data.rows import DataError, Malformed, read_rows
 from dpo_lib.language_model.data.shapes import rankings, texts
 from dpo_lib.language_model.data.shapes.columns import Fields, Useless
+from dpo_lib.language_model.data.shapes.templates import ASSISTANT, Rendered
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Report:
     rows: int = 0
     used: int = 0
     pairs: dict[str, int] = field(default_factory=dict)  # place of a used ranking -> its pairs
-    pairs_dropped: dict[str, list[str]] = field(default_factory=dict)  # the same, of rankings
     dropped: dict[str, list[str]] = field(default_factory=dict)  # reason -> places
+    pairs_dropped: dict[str, list[str]] = field(default_factory=dict)  # of rankings
     shortened: dict[str, list[str]] = field(default_factory=dict)  # of used rows
     noted: dict[str, list[str]] = field(default_factory=dict)
     ignored: dict[str, list[str]] = field(default_factory=dict)  # what of used rows -> places
@@ -205,12 +206,19 @@ def _judged(report: Report, place: str) -> Iterator[None]:
 
 def _check_prompts(path: str | Path, prompts: list[tuple[str, str]], report: Report) -> None:
     """Note what is odd about prompts and their places; DataError if they are all empty."""
+    mixed = any(_is_talk(prompt) for prompt, _ in prompts)
     for prompt, place in prompts:
         if not prompt:
             report.note("the prompt is empty", place)
         if prompt.endswith(" "):  # GPT-2 writes a space at the start of a word, never at an end
             report.note("the prompt ends in a space, which belongs to the answer", place)
+        if prompt and mixed and not _is_talk(prompt):
+            report.note("the prompt is no conversation, unlike others of the file", place)
     if prompts and not any(prompt.strip() for prompt, _ in prompts):
         raise DataError(
             f"{path}: the prompt is empty in every row; call the field that holds it prompt"
         )
+
+
+def _is_talk(prompt: str) -> bool:
+    return isinstance(prompt, Rendered) or prompt.endswith(ASSISTANT)

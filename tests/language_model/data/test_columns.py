@@ -20,8 +20,12 @@ TALKS = {"chosen": turns("q", "c"), "rejected": turns("q", "r")}
 
 
 def read(folder, row, reader=data.read_preferences, tokenizer=None):
-    """What two rows, the one given and a plain one, become: the first, and the report."""
-    plain = FILM if reader is data.read_preferences else {"prompt": "p", "completion": " c"}
+    """What two rows, the one given and a plain talk, become: the first, and the report."""
+    plain = (
+        FILM | {"prompt": f"Well?{ASKED}"}
+        if reader is data.read_preferences
+        else {"prompt": "p", "completion": " c"}
+    )
     found, report = reader(write(folder, [row, plain]), tokenizer)
     assert report.rows == 2 == report.used + dropped(report)
     return found[0], report
@@ -110,6 +114,16 @@ def test_a_question_with_its_system_is_a_conversation_for_the_chat_template(tmp_
         assert found.prompt == expected and found.chosen == "c<|im_end|>\n"
     found, _ = read(tmp_path, {"system": "S", "instruction": "q"}, data.read_prompts, CHAT)
     assert found == expected
+
+
+@pytest.mark.parametrize("tokenizer", [None, CHAT])
+def test_a_prompt_that_is_no_conversation_is_noted_where_others_are(tmp_path, tokenizer):
+    rows = [PREFERENCES["Orca"][0], FILM, {"prompt": "q", **TALKS}]
+    _, report = data.read_preferences(write(tmp_path, rows), tokenizer)
+    assert report.noted == {
+        "the prompt is no conversation, unlike others of the file": [f"{tmp_path}/rows.jsonl:2"]
+    }
+    assert data.read_preferences(write(tmp_path, rows[1:2]), tokenizer)[1].noted == {}
 
 
 def test_ultrafeedback_says_that_its_scores_were_ignored(tmp_path):
@@ -330,7 +344,7 @@ def test_a_field_that_was_ignored_is_reported_with_exactly_its_rows(
 
 def test_check_shows_what_the_first_row_has_become(tmp_path):
     orca = PREFERENCES["Orca"][0]
-    path = write(tmp_path, [orca, FILM])
+    path = write(tmp_path, [orca])
     assert data.overview(str(path))[2:] == [
         f"prompt of the first: {f'S{ASKED}'!r}",
         "chosen of the first: ' c'",

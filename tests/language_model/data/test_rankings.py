@@ -110,6 +110,7 @@ def test_a_report_counts_rows_and_the_pairs_that_they_give(tmp_path):
         f"dropped 1: {rankings.UNSCORED} ({path}:4)",
         f"pairs dropped 1: chosen and rejected are identical ({path}:5)",
         f"pairs dropped 3: {texts.EMPTY_ANSWER} ({path}:5, {path}:5, {path}:5)",
+        f"noted 2: the prompt is no conversation, unlike others of the file ({path}:2, {path}:5)",
         f"noted 1: contradicts an earlier row ({path}:5)",
         f"ignored 1: the field critique of an answer ({path}:1)",
         f"ignored 1: the field source ({path}:1)",

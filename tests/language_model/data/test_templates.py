@@ -117,6 +117,20 @@ def test_a_template_that_leaves_a_message_out_is_refused(tmp_path):
     assert read(pair(turns("q")), MUTE)[0] == ("<user>q<assistant>", "c", "r")
 
 
+def test_a_system_message_that_a_template_writes_by_itself_is_noted():
+    by_itself = chat(  # as Qwen 2.5 does
+        "{% if messages[0].role != 'system' %}<system>You are an assistant.{% endif %}"
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    found, record = read(pair(turns("q")), by_itself)
+    assert found[0] == "<system>You are an assistant.<user>q<assistant>"
+    note = "the chat template writes a system message, 'You are an assistant.'"
+    assert set(record.notes) == {note}
+    for history, tokenizer in ((SYSTEM, by_itself), (turns("q"), CHAT), (turns("q"), MISTRAL)):
+        assert read(pair(history), tokenizer)[1].notes == []
+
+
 def test_a_system_message_may_be_written_into_the_last_question():
     found, _ = read(pair(turns("a", "b", "q", system="S")), MISTRAL)
     assert found[:2] == ("[INST]a[/INST]b<|im_end|>[INST]S\n\nq[/INST]", "c<|im_end|>")

@@ -8,7 +8,7 @@ blanks or reasoning, a note says so; where it leaves out more, the row is refuse
 
 import json
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 from dpo_lib.language_model.data.rows import Malformed
 from dpo_lib.language_model.data.shapes.columns import Fields, Useless, holds
@@ -73,6 +73,9 @@ def render_prompt(history: list[dict], tokenizer, row: Fields) -> str:
 def _open(history: list[dict], tokenizer, row: Fields) -> str:
     check_turns(history)
     if getattr(tokenizer, "chat_template", None):
+        written = _own_system(tokenizer, str(tokenizer.chat_template)).strip()
+        if written and history[0]["role"] != "system":
+            row.notes.append(f"the chat template writes a system message, {written[:40]!r}")
         return Rendered(_apply_template(history, tokenizer, row, add_generation_prompt=True))
     _refuse_without_template(history, 1)
     if holds(row.take("tools")):
@@ -152,6 +155,20 @@ def _tried(template: Callable, messages: list[dict]) -> str | None:
         return template(messages)
     except Exception:  # as above
         return None
+
+
+@lru_cache(maxsize=4)
+def _own_system(tokenizer, _template: str) -> str:
+    """The system message of a template for conversations without one, "" if it writes none."""
+    asked, mark = [{"role": "user", "content": "question"}], "system message"
+    template = partial(tokenizer.apply_chat_template, tokenize=False)
+    bare = _tried(template, asked) or ""
+    before, marked, after = (
+        _tried(template, [{"role": "system", "content": mark}, *asked]) or ""
+    ).partition(mark)
+    if not (marked and bare.startswith(before) and bare.endswith(after)):
+        return ""
+    return bare[len(before) : len(bare) - len(after)]
 
 
 def _find_contents(messages: list[dict], whole: str, row: Fields, start: int = 0) -> int:
