@@ -25,7 +25,7 @@ FIGURES = {name: title for title, names in PANELS for name in names} | {
 BEST = dict.fromkeys(("loss",), min) | dict.fromkeys(
     ("rewards/margins", "margin", "rewards/accuracies", "accuracy", "objective/scores"), max
 )
-OVERVIEW = ("run", "stage", "model", "data", "steps", "held-out loss", "reward", "doctor")
+OVERVIEW = ("run", "stage", "model", "data", "steps", "held-out loss", "held-out reward", "doctor")
 
 
 @dataclass(frozen=True)
