@@ -225,7 +225,7 @@ def _count(value: object) -> str:
 
 def _text(value: object) -> str:
     if value is None or value is MISSING:
-        return "not given" if value is None else "must be given"
+        return "none" if value is None else "must be given"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
