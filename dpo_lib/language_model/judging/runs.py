@@ -25,7 +25,7 @@ FIGURES = {name: title for title, names in PANELS for name in names} | {
 BEST = dict.fromkeys(("loss",), min) | dict.fromkeys(
     ("rewards/margins", "margin", "rewards/accuracies", "accuracy", "objective/scores"), max
 )
-OVERVIEW = ("run", "stage", "model", "data", "steps", "held-out loss", "reward", "doctor")
+OVERVIEW = ("run", "stage", "model", "data", "steps", "held-out loss", "held-out reward", "doctor")
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _count(value: object) -> str:
 
 def _text(value: object) -> str:
     if value is None or value is MISSING:
-        return "not given" if value is None else "must be given"
+        return "none" if value is None else "must be given"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 

@@ -146,7 +146,7 @@ def test_what_is_not_there_is_said_not_to_be(tmp_path):
         "in training step 1 step 2 loss 0.5 1",
         "Nothing was held out",
         "too short to judge",
-        "None were kept.",
+        "None were kept: --samples asks for them.",
         "Not measured:",
         "The command was not kept.",
     ):
