@@ -7,6 +7,7 @@
     RUN/trackers/        what a tracker writes, where --report-to names one that writes files
     RUN/checkpoints/     the newest two, and the best by --metric-for-best-model
     RUN/model/           the trained model, when the run is finished
+    RUN/report.html      what came of it, by the commands of `dpo`
 
 A folder belongs to one run: another is never mixed into it, and two processes never share it.
 """
