@@ -128,6 +128,7 @@ def tests(size: Size) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         report = f"{folder}/report.xml"
         asked = ["-q", "-k", "gpu", "-p", "no:cacheprovider", "--noconftest"]
+        asked += ["-W", "default"]  # a compiler's warnings are no failures
         asked += [f"--rootdir={bench.ROOT}", f"--junitxml={report}"]
         pytest.main([*asked, str(bench.ROOT / "tests/language_model/scoring")])
         cases = list(ElementTree.parse(report).iter("testcase"))

@@ -7,10 +7,13 @@ import zipfile
 from argparse import Namespace
 
 import gpu
+import nbformat
 import pytest
 from conftest import ROOT
 
 from dpo_lib import results
+from dpo_lib.page import plotting
+from dpo_lib.results import stored
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +140,25 @@ def test_a_path_that_cannot_be_used_is_one_line(flag, where, told, tmp_path, cap
     (tmp_path / "file").touch()
     assert gpu.main([flag, str(tmp_path / where)], lambda *_: 1 / 0) == 2
     assert capsys.readouterr().err == f"gpu.py: {flag} {tmp_path / where}: {told}\n"
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_chapter_18_draws_the_file_if_there_is_one_and_says_so_if_not(
+    there, dry, tmp_path, monkeypatch, capsys
+):
+    (cell,) = (
+        cell.source
+        for cell in nbformat.read(ROOT / "book/18_gpt2.ipynb", 4).cells
+        if "gpu.json" in cell.source
+    )
+    monkeypatch.setattr(stored, "STORED", tmp_path)
+    if there:
+        (tmp_path / "gpu.json").write_text(json.dumps(dry.result))
+    shown = []
+    show = lambda fig, alt: shown.append(alt)  # noqa: E731
+    exec(cell, dict(results=results, figure=plotting.figure, BLUE=plotting.BLUE, show=show))
+    said = capsys.readouterr().out
+    assert (said == "No run on a GPU is stored yet.\n") is not there
+    assert len(shown) == there
+    for name in ("ours, bf16: ", "plain, bf16: ", "DPO 0.1: true reward ", "DPO 1: true reward "):
+        assert (name in said) is there and (not there or name in shown[0])

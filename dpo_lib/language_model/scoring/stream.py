@@ -48,7 +48,7 @@ class Stream:
     # Each of the two is made once for all layers, and only where it is used.
     @cached_property
     def masks(self) -> list[list[Tensor]]:
-        """For each completion but a group's first: which keys it sees, (its length, keys)."""
+        """Keys that each completion but a group's first one sees, (its length, keys)."""
         return [
             [_causal_after(prompt, length, self.ids.device) for length in completions[1:]]
             for prompt, completions in self.groups
@@ -56,7 +56,7 @@ class Stream:
 
     @cached_property
     def block_mask(self):
-        """All of it in one: which of the stream's tokens each token sees."""
+        """Which of the stream's tokens each token sees, for all layers and groups."""
         return block_mask(self.groups, self.ids.device)
 
 

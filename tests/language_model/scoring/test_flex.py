@@ -253,7 +253,7 @@ def test_a_gpu_attends_in_one_call_and_equals_the_plain_loop(build, dtype):
     expected = torch.stack([x.sum() for x in plain_logps(model, rows)])
     torch.testing.assert_close(loop, expected, **close)
     got, expected = (gradients(model, x.sum()) for x in (loop, expected))
-    assert_same_gradients(got, expected, 1e-3 if dtype == torch.float32 else 0.1)
+    assert_same_gradients(got, expected, 1e-3 if dtype == torch.float32 else 0.2)
 
 
 @CUDA
