@@ -18,6 +18,7 @@ from dpo_lib.language_model.models.devices import at_least_float32, precision
 from dpo_lib.language_model.models.judges import Score
 from dpo_lib.language_model.models.policies import load_tokenizer, save_policy
 from dpo_lib.language_model.scoring.logprobs import pair_logps, pair_logps_in_parts, pair_sides
+from dpo_lib.language_model.scoring.sequences import to_device
 from dpo_lib.language_model.settings import DPOSettings
 from dpo_lib.language_model.stages.fresh_samples import FreshSamples
 from dpo_lib.language_model.stages.loading import (
@@ -128,7 +129,8 @@ class DPO(Stage):
         columns = []
         for part, logps in self.logps(self.policy, indices):
             chosen, rejected = logps.unbind(-1)
-            ref_chosen, ref_rejected = self.ref_logps[part].unbind(-1)
+            rows = to_device(torch.tensor(part), self.ref_logps.device)
+            ref_chosen, ref_rejected = self.ref_logps[rows].unbind(-1)
             losses = self.loss(chosen, rejected, ref_chosen, ref_rejected)  # equation (7)
             (losses.sum() * share).backward()
             metrics = reward_metrics(
