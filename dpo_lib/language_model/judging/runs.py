@@ -48,7 +48,7 @@ class Run:
 
     @property
     def verdict(self) -> str:
-        """The doctor's first word: "nothing found", or the rule that fired."""
+        """What the doctor says first, "nothing found" or the rule that fired."""
         return ": ".join(self.diagnosis[0].split(": ")[:2])
 
 
