@@ -1,4 +1,4 @@
-"""The run with nothing wrong: what every bug of the zoo is a subclass of."""
+"""Runs with nothing wrong: what every bug of the zoo is a subclass of, and one that looks ill."""
 
 import copy
 from collections.abc import Iterable
@@ -24,7 +24,9 @@ class Healthy(DPO):
         )  # fmt: skip
         settings = DPOSettings(**chosen | changes)
         policy = copy.deepcopy(start.sft)
-        return cls(settings, policy, cls.reference_of(start), start.tokenizer, list(start.pairs))
+        stage = cls(settings, policy, cls.reference_of(start), start.tokenizer, list(start.pairs))
+        stage.held_out = start.held_out
+        return stage
 
     @classmethod
     def reference_of(cls, start: Start) -> PreTrainedModel:
@@ -42,6 +44,15 @@ class Healthy(DPO):
     def row(self, row: dict) -> dict:
         """The line of the log."""
         return row
+
+
+class RoundedReference(Healthy):
+    """The reference's weights are stored in bfloat16: its rewards do not start at 0, and no bug."""
+
+    @classmethod
+    def reference_of(cls, start: Start) -> PreTrainedModel:
+        """Rounded, then widened again, so that policy and reference compute alike."""
+        return super().reference_of(start).bfloat16().float()
 
 
 # Settings of twenty runs with nothing wrong: every loss that follows from the rewards, beta from

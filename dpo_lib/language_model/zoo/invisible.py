@@ -53,6 +53,40 @@ class TwoEnds(Healthy):
         super().__init__(settings, policy, reference, tokenizer, pairs)
 
 
+class TwoStarts(Healthy):
+    """Prompts start with BOS twice; SFT saw none."""
+
+    def __init__(self, settings, policy, reference, tokenizer, pairs):
+        starts = (tokenizer.bos_token_id,) * 2
+        pairs = [replace(p, prompt=starts + p.prompt) for p in pairs]
+        super().__init__(settings, policy, reference, tokenizer, pairs)
+
+
+class OtherTemplate(Healthy):
+    """Prompts are rendered in a template that SFT never saw."""
+
+    def __init__(self, settings, policy, reference, tokenizer, pairs):
+        before, after = (tuple(tokenizer(text)["input_ids"]) for text in ("Q:", " A:"))
+        pairs = [replace(p, prompt=before + p.prompt + after) for p in pairs]
+        longest = policy.config.n_positions
+        pairs = [p for p in pairs if len(p.prompt + max(p.chosen, p.rejected, key=len)) <= longest]
+        super().__init__(settings, policy, reference, tokenizer, pairs)
+
+
+class TwoPrompts(Healthy):
+    """The longer an answer, the more of its prompt is cut away: the two follow different ones."""
+
+    longest = 36  # tokens of prompt and answer together
+
+    def logps(self, model, indices):
+        sides = [
+            (p.prompt[min(max(len(p.prompt + side) - self.longest, 0), len(p.prompt) - 1) :], side)
+            for p in (self.pairs[index] for index in indices)
+            for side in (p.chosen, p.rejected)
+        ]
+        yield indices, completion_logps(model, sides).view(len(indices), 2)
+
+
 class InverseBeta(Healthy):
     """Somebody took beta for its inverse, in loss and metrics alike."""
 
@@ -61,5 +95,6 @@ class InverseBeta(Healthy):
 
 
 INVISIBLE: list[type[Healthy]] = [
-    SwappedLabels, LongerIsChosen, PromptCounted, NoEnd, TwoEnds, InverseBeta,
+    SwappedLabels, LongerIsChosen, PromptCounted, NoEnd, TwoEnds, TwoStarts, OtherTemplate,
+    TwoPrompts, InverseBeta,
 ]  # fmt: skip

@@ -27,5 +27,16 @@ def record(stage: Stage) -> Log:
     learner.start(None)
     steps = getattr(stage, "steps", lambda: range(1, stage.settings.steps + 1))
     row = getattr(stage, "row", dict)
-    rows = [row(learner.update(step)) for step in steps()]
-    return Log(rows, vars(stage.settings))
+    rows, measured = [], _measure(stage, 0)
+    for step in steps():
+        rows.append(row(learner.update(step)))
+        measured += _measure(stage, step)
+    return Log(rows, vars(stage.settings), measured)
+
+
+def _measure(stage: Stage, step: int) -> list[dict]:
+    """The line of held-out items after a step, if there is one."""
+    settings = stage.settings
+    every = getattr(settings, "eval_every", None)
+    due = every and (step % every == 0 or step == settings.steps)
+    return [{"step": step, **stage.evaluate()}] if due else []

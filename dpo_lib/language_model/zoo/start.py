@@ -15,6 +15,7 @@ from dpo_lib.language_model.worlds.data_set import train_tokenizer
 from dpo_lib.language_model.worlds.reviews import draw_completion, draw_prompt, reward
 from dpo_lib.language_model.zoo.recording import record
 
+HELD_OUT = 160  # pairs
 SHAPE = dict(n_layer=1, n_embd=32, n_head=2, n_positions=56)  # a micro GPT-2
 
 
@@ -24,6 +25,7 @@ class Start:
 
     tokenizer: PreTrainedTokenizerBase
     pairs: list[Pair]
+    held_out: list[Pair]
     untrained: PreTrainedModel
     sft: PreTrainedModel
 
@@ -43,9 +45,11 @@ def make_start(
     shape = SHAPE | shape
     tokenizer = train_tokenizer(vocabulary)
     rng = random.Random(f"bug zoo {seed}")
-    fitting = _short_pairs(rng, tokenizer, pairs + 400, shape["n_positions"] - 2)
-    examples = [TokenExample(p.prompt, p.chosen) for p in fitting[pairs:]]
-    examples += [TokenExample(p.prompt, p.rejected) for p in fitting[pairs:]]
+    fitting = _short_pairs(rng, tokenizer, pairs + 400 + HELD_OUT, shape["n_positions"] - 2)
+    reviewed, held_out = fitting[pairs : pairs + 400], fitting[pairs + 400 :]
+    held_out = [pair for pair in held_out if pair not in fitting[: pairs + 400]]
+    examples = [TokenExample(p.prompt, p.chosen) for p in reviewed]
+    examples += [TokenExample(p.prompt, p.rejected) for p in reviewed]
     eos = tokenizer.eos_token_id
     config = GPT2Config(vocab_size=len(tokenizer), bos_token_id=eos, eos_token_id=eos, **shape)
     untrained = build(GPT2LMHeadModel, config, seed).train()
@@ -55,7 +59,7 @@ def make_start(
         steps=sft_steps, batch_size=32,
     )  # fmt: skip
     record(SFT(settings, sft, tokenizer, examples))
-    return Start(tokenizer, fitting[:pairs], untrained, sft)
+    return Start(tokenizer, fitting[:pairs], held_out, untrained, sft)
 
 
 def _short_pairs(rng: random.Random, tokenizer, wanted: int, longest: int) -> list[Pair]:

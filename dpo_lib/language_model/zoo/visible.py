@@ -34,6 +34,14 @@ class RandomLabels(Healthy):
         super().__init__(settings, policy, reference, tokenizer, pairs)
 
 
+class CutChosen(Healthy):
+    """Chosen answers are cut after 16 tokens, rejected ones are not."""
+
+    def __init__(self, settings, policy, reference, tokenizer, pairs):
+        pairs = [replace(p, chosen=p.chosen[:16]) for p in pairs]
+        super().__init__(settings, policy, reference, tokenizer, pairs)
+
+
 class UntrainedReference(Healthy):
     """The reference is the model before SFT."""
 
@@ -166,6 +174,15 @@ class HugeLearningRate(Healthy):
         super().__init__(replace(settings, lr=rate, warmup_steps=0, max_grad_norm=1e9), *others)
 
 
+class ManyEpochs(Healthy):
+    """Ten epochs over 480 pairs, at three times the learning rate."""
+
+    def __init__(self, settings, policy, reference, tokenizer, pairs):
+        steps = 10 * 480 // settings.batch_size
+        settings = replace(settings, steps=steps, lr=3 * settings.lr, eval_data="", eval_every=10)
+        super().__init__(settings, policy, reference, tokenizer, pairs[:480])
+
+
 class ZeroLearningRate(Healthy):
     """The schedule is stuck at the foot of its warm-up."""
 
@@ -221,10 +238,12 @@ VISIBLE: dict[type[Healthy], str] = {
     SwappedMetrics: "chosen and rejected are swapped",
     Ascent: "training goes uphill",
     HugeLearningRate: "language is lost",
+    CutChosen: "one side is shorter",
     DividedByBeta: "loss follows a larger margin",
     BetaTwice: "loss follows a smaller margin",
     TrainedReference: "reference moves",
     MeanOverTokens: "logps are averages",
+    ManyEpochs: "held out loss rises",
     Leak: "too good too soon",
     RandomLabels: "labels follow nothing",
 }

@@ -26,15 +26,17 @@ def start():
 
 
 def test_the_healthy_run_is_the_one_that_the_trainer_logs(start, tmp_path):
-    stage = Healthy.of(start, **SHORT)
+    stage = Healthy.of(start, **SHORT, eval_data="held out", eval_every=4)
     settings = replace(stage.settings, out=str(tmp_path / "run"))
     policy = stage.policy
     real = DPO(settings, frozen_copy(policy).requires_grad_(True).train(), frozen_copy(policy),
-               start.tokenizer, start.pairs)  # fmt: skip
+               start.tokenizer, start.pairs, start.held_out)  # fmt: skip
     log = record(stage)
     train(real)
-    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
-    assert log.rows == list(map(json.loads, lines))  # to the last bit: it is the same code
+    lines = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    rows = sorted([*log.rows, *log.measured], key=lambda row: row["step"])
+    assert rows == list(lines)  # to the last bit: it is the same code
+    assert [row["step"] for row in log.measured] == [0, 4, 6]
 
 
 def test_the_same_seed_gives_the_same_log(start):
@@ -44,7 +46,7 @@ def test_the_same_seed_gives_the_same_log(start):
 
 
 def test_every_bug_is_counted_once_and_says_what_someone_did():
-    assert set(Healthy.__subclasses__()) == set(VISIBLE) | set(INVISIBLE)
+    assert set(Healthy.__subclasses__()) == {*VISIBLE, *INVISIBLE, zoo.RoundedReference}
     assert not set(VISIBLE) & set(INVISIBLE) and len(VISIBLE) >= 12
     for bug in (*VISIBLE, *INVISIBLE):
         assert bug.__doc__.endswith(".") and "\n" not in bug.__doc__
@@ -56,11 +58,25 @@ def test_every_rule_that_a_bug_is_mapped_to_exists():
     }
 
 
-def test_the_stored_verdicts_are_of_these_bugs_and_healthy_runs():
+def stored_verdicts():
     stored = json.loads((Path(zoo.__file__).parents[2] / "results/bug_zoo.json").read_text())
-    for seed in stored["seeds"].values():
+    return stored["seeds"].values()
+
+
+def test_the_stored_verdicts_are_of_these_bugs_and_healthy_runs():
+    for seed in stored_verdicts():
         assert list(seed["bugs"]) == [bug.__name__ for bug in (*VISIBLE, *INVISIBLE)]
-        assert [run["settings"] for run in seed["healthy"]] == HEALTHY
+        for group in ("healthy", "three epochs"):
+            assert [run["settings"] for run in seed[group]] == HEALTHY
+
+
+def test_on_the_stored_seeds_every_bug_that_a_log_can_show_is_first_and_but_once_alone():
+    beside = []
+    for seed in stored_verdicts():
+        found = {bug: seed["bugs"][bug.__name__] for bug in VISIBLE}
+        assert {bug: verdict["first"] for bug, verdict in found.items()} == VISIBLE
+        beside += [(bug, rule) for bug in VISIBLE for rule in found[bug]["others"]]
+    assert beside == [(zoo.HugeLearningRate, "loss follows a smaller margin")]  # no small margins
 
 
 # What is certain of a bug's log whatever the seed: the doctor's word after a few steps.
@@ -69,7 +85,6 @@ def test_the_stored_verdicts_are_of_these_bugs_and_healthy_runs():
     [
         zoo.UntrainedReference,
         zoo.SharedWeights,
-        zoo.Dropout,
         zoo.SummedMicroBatches,
         zoo.ZeroLearningRate,
         zoo.OtherParameters,
@@ -79,7 +94,16 @@ def test_the_stored_verdicts_are_of_these_bugs_and_healthy_runs():
 )
 def test_a_bug_that_breaks_an_identity_is_named_at_once(start, bug):
     findings = diagnose(record(bug.of(start, **SHORT)))
-    assert findings and findings[0].rule == VISIBLE[bug]
+    assert [finding.rule for finding in findings if not finding.note] == [VISIBLE[bug]]
+
+
+@pytest.mark.parametrize("size", [2, 16])
+def test_a_reference_in_16_bits_draws_no_suspect_but_the_note_on_rounding(start, size):
+    log = record(zoo.RoundedReference.of(start, steps=30, batch_size=size))
+    assert log.start("rewards/chosen") != 0 != log.start("rewards/rejected")
+    findings = diagnose(log)
+    assert [finding.rule for finding in findings if not finding.note] == []
+    assert findings[0].rule == "rounding at the start"
 
 
 def test_swapped_loss_and_swapped_metrics_differ_in_what_is_learned_only(start):
@@ -123,8 +147,27 @@ def test_averaged_log_probabilities_are_the_sums_over_the_lengths(start):
     torch.testing.assert_close(mean * lengths, total)
 
 
+def test_two_prompts_are_one_prompt_cut_by_the_length_of_what_follows(start):
+    stage = zoo.TwoPrompts.of(start)
+    longer = max(range(len(start.pairs)), key=lambda k: start.pairs[k].tokens)
+    pair = start.pairs[longer]
+    stage.longest = len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) - 1
+    ((_, found),) = stage.logps(stage.policy, [longer])
+    cut = replace(pair, prompt=pair.prompt[1:])
+    (whole,), (shorter,) = (pair_logps(stage.policy, [p]) for p in (pair, cut))
+    side = int(len(pair.chosen) < len(pair.rejected))  # the longer one
+    torch.testing.assert_close(found[0, side], shorter[side])
+    if len(pair.chosen) != len(pair.rejected):
+        torch.testing.assert_close(found[0, 1 - side], whole[1 - side])
+    assert not torch.allclose(whole[side], shorter[side])
+
+
+def test_held_out_pairs_are_none_that_were_trained_on(start):
+    assert len(start.held_out) > 100 and not set(start.held_out) & set(start.pairs)
+
+
 def test_data_bugs_change_the_columns_they_name(start):
-    pairs = {bug: bug.of(start).pairs for bug in (Healthy, *INVISIBLE, zoo.Leak)}
+    pairs = {bug: bug.of(start).pairs for bug in (Healthy, *INVISIBLE, zoo.Leak, zoo.CutChosen)}
     end = start.tokenizer.eos_token_id
     for k, p in enumerate(pairs[Healthy]):
         assert pairs[zoo.SwappedLabels][k].chosen == p.rejected
@@ -132,5 +175,10 @@ def test_data_bugs_change_the_columns_they_name(start):
         assert len(longer.chosen) >= len(longer.rejected)
         assert pairs[zoo.NoEnd][k].chosen == p.chosen[:-1] and end not in p.chosen[:-1]
         assert pairs[zoo.TwoEnds][k].rejected == (*p.rejected, end)
+        assert pairs[zoo.TwoStarts][k].prompt == (end, end, *p.prompt)  # GPT-2 has one for both
         assert len(pairs[zoo.Leak][k].chosen) > len(p.chosen)
         assert pairs[zoo.Leak][k].rejected == p.rejected
+        cut = pairs[zoo.CutChosen][k]
+        assert (cut.chosen, cut.rejected) == (p.chosen[:16], p.rejected)
+    inside = [replace(p, prompt=p.prompt[2:-2]) for p in pairs[zoo.OtherTemplate]]
+    assert inside and set(inside) <= set(pairs[Healthy])

@@ -44,7 +44,7 @@ def nothing_moves(log: Log) -> str | None:
     """C1: no completion token is scored, or the optimiser holds other weights."""
     if is_still(log) and max(log.values("grad_norm"), default=0) == 0:
         return (
-            f"the margin is exactly 0 and the gradient too for {len(log.rows)} rows: the optimiser "
+            f"the margin is 0 and the gradient too for {len(log.rows)} rows: the optimiser "
             "holds other weights, or completions are empty"
         )
     return None

@@ -8,10 +8,12 @@ from dpo_lib.language_model.judging.doctor.evidence import (
     CONVEX,
     LN2,
     ROUNDING,
+    SIDES,
     fitted_slope,
     has_its_own_reference,
     head,
     not_zero_at_the_start,
+    rounding,
     tail,
 )
 from dpo_lib.language_model.judging.training_log import EXACT, NEEDED, Log, is_number
@@ -22,9 +24,9 @@ def loss_is_summed(log: Log) -> str | None:
     first = _first_loss(log)
     if first is None or not_zero_at_the_start(log):
         return None
-    loss, wanted = first
+    loss, wanted, error = first
     times = round(loss / wanted) if wanted else 0
-    if times >= 2 and abs(loss - times * wanted) < ROUNDING * times:
+    if times >= 2 and abs(loss - times * wanted) < error * times:
         return (
             f"first loss is {loss:.4f} = {times} × {wanted:.4f}: losses are summed over {times} "
             "micro-batches or pairs, not averaged"
@@ -37,8 +39,8 @@ def first_loss_is_wrong(log: Log) -> str | None:
     first = _first_loss(log)
     if first is None:
         return None
-    loss, wanted = first
-    if abs(loss - wanted) > ROUNDING:
+    loss, wanted, error = first
+    if abs(loss - wanted) > error:
         name = f"ln 2 = {LN2:.4f}" if abs(wanted - LN2) < EXACT else f"{wanted:.4f}"
         return (
             f"first loss is {loss:.4f}, not {name}: the reference is not the initial "
@@ -83,17 +85,20 @@ def loss_follows_a_smaller_margin(log: Log) -> str | None:
     """D1: where the loss changes with kappa times the logged margin, kappa must be 1.
 
     The slope of -log sigmoid(kappa z) is -kappa (1 - sigmoid(kappa z)), and 1 - exp(-loss) is
-    that bracket. Both are averages here, and differences between rows give the slope.
+    that bracket. Both are averages here, and differences between rows give kappa.
     """
     beta = log.settings.get("beta")
     losses, margins = ([row[name] for row in log.complete] for name in NEEDED[:4:3])
     if log.loss_name != "sigmoid" or len(losses) < 20 or (beta and beta >= 1):
         return None
-    if fmean(losses) <= 0:  # no mean of -log sigmoid, and the bracket is 0 or less
+    if min(losses) < 0:  # no mean of -log sigmoid
         return None
-    slope, error = fitted_slope(*([b - a for a, b in pairwise(x)] for x in (margins, losses)))
-    level = math.expm1(-fmean(losses))
-    kappa, error = slope / level, -error / level
+    brackets = [-math.expm1(-loss) for loss in losses]
+    due = [
+        (z - next_z) * (s + next_s) / 2
+        for (z, next_z), (s, next_s) in zip(pairwise(margins), pairwise(brackets), strict=True)
+    ]  # if kappa is 1, the change of the loss
+    kappa, error = fitted_slope(due, [b - a for a, b in pairwise(losses)])
     if kappa > 0 and kappa + 3 * error < math.sqrt(beta or 0.25):
         return (
             f"the loss follows {kappa:.2f} ± {error:.2f} times the logged margin, not the margin: "
@@ -145,12 +150,24 @@ def logps_are_averages(log: Log) -> str | None:
     return None
 
 
-def _first_loss(log: Log) -> tuple[float, float] | None:
-    """The first loss and what it must be, the loss at margin 0; None if one is not known."""
+def _first_loss(log: Log) -> tuple[float, float, float] | None:
+    """The first loss, what it must be, and to what error; None if that is not known.
+
+    It is the loss of the logged rewards, which are 0 or nearly so. Where they are not, the pairs
+    lie to both sides of their mean, and a curved loss is larger on average than at it: the error
+    allows for margins of half of `NATS` to either side.
+    """
     loss, wanted = log.start("loss"), log.loss_at(0.0, 0.0)
     if not log.is_dpo or loss is None or wanted is None or not math.isfinite(loss):
         return None
-    return None if has_its_own_reference(log) else (loss, wanted)
+    if has_its_own_reference(log):
+        return None
+    rewards = [log.start(f"rewards/{side}") or 0.0 for side in SIDES]
+    if not all(map(math.isfinite, rewards)) or not any(rewards):
+        return loss, wanted, ROUNDING
+    apart = rounding(log, pairs=1) / 4
+    curved = (log.loss_at(apart, -apart) + log.loss_at(-apart, apart)) / 2 - wanted
+    return loss, log.loss_at(*rewards), ROUNDING + abs(curved)
 
 
 def _below_the_bound(log: Log) -> list[dict]:

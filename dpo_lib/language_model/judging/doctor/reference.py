@@ -4,10 +4,11 @@ import math
 from itertools import chain, pairwise
 
 from dpo_lib.language_model.judging.doctor.evidence import (
-    ROUNDING,
+    SHOWN,
     SIDES,
     is_still,
     not_zero_at_the_start,
+    rounding,
 )
 from dpo_lib.language_model.judging.training_log import Log, is_number
 
@@ -17,7 +18,7 @@ def reference_is_the_policy(log: Log) -> str | None:
     norms, rates = log.values("grad_norm"), log.values("learning_rate", "lr")
     if is_still(log) and max(norms, default=0) > 0 and max(rates, default=1) > 0:
         return (
-            f"the margin is exactly 0 for {len(log.rows)} rows although the gradient is not (up to "
+            f"the margin is 0 for {len(log.rows)} rows although the gradient is not (up to "
             f"{max(norms):.3g}): the reference shares the policy's weights"
         )
     return None
@@ -26,9 +27,10 @@ def reference_is_the_policy(log: Log) -> str | None:
 def reference_scores_belong_to_other_pairs(log: Log) -> str | None:
     """D9: the reward of a pair compares two texts, so it is large, with a sign by chance."""
     first = [[row.get(f"rewards/{side}") for row in log.rows[:8]] for side in SIDES]
-    if len(not_zero_at_the_start(log)) < 2 or not all(map(is_number, chain(*first))):
+    if not not_zero_at_the_start(log) or not all(map(is_number, chain(*first))):
         return None
-    if all(min(side) < -ROUNDING and max(side) > ROUNDING for side in first):
+    least = rounding(log)
+    if all(min(side) < -least and max(side) > least for side in first):
         return (
             f"rewards before the first update are not 0 ({', '.join(not_zero_at_the_start(log))}) "
             "and change their sign from row to row: each pair is compared with the reference's "
@@ -53,8 +55,20 @@ def reference_is_another_model(log: Log) -> str | None:
     """E1, E4: before the first update the policy is the reference, or it is not one."""
     if far := not_zero_at_the_start(log):
         return (
-            f"rewards before the first update are not 0 ({', '.join(far)}): the reference is not "
-            "the initial policy, or another precision separates them"
+            f"rewards before the first update are not 0 ({', '.join(far)}), and further from it "
+            f"than 16 bits bring them, {rounding(log):.4f}: the reference is not the initial policy"
+        )
+    return None
+
+
+def rounding_at_the_start(log: Log) -> str | None:
+    """Not a bug: a reference held or scored in fewer bits than the policy."""
+    far = not_zero_at_the_start(log, SHOWN)
+    if far and not not_zero_at_the_start(log):
+        return (
+            f"rewards before the first update are not quite 0 ({', '.join(far)}), and no further "
+            f"from it than 16 bits may bring them, {rounding(log):.4f}; if policy and reference "
+            "are both held and scored in 32 bits, the reference is another model"
         )
     return None
 
