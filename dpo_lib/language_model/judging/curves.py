@@ -16,6 +16,9 @@ PANELS = (
     ("log-probability of the rejected answer, nats", ("logps/rejected",)),
     ("KL from the reference, nats", ("objective/kl",)),
     ("reward", ("objective/scores",)),
+    ("length of a completion, tokens", ("completions/mean_length",)),
+    ("share of completions that ended by themselves", ("completions/ended",)),
+    ("share of 4-grams that stood there before", ("completions/repetition",)),
 )
 POINTS = 200  # of a training curve; a longer run is drawn as means of neighbours
 

@@ -17,11 +17,7 @@ STAGES = {
     "DPO": defaults.DPOSettings,
     "PPO": defaults.PPOSettings,
 }
-FIGURES = {name: title for title, names in PANELS for name in names} | {
-    "completions/mean_length": "length of a completion, tokens",
-    "completions/ended": "share of completions that ended by themselves",
-    "completions/repetition": "repetition within completions",
-}
+FIGURES = {name: title for title, names in PANELS for name in names}
 BEST = dict.fromkeys(("loss",), min) | dict.fromkeys(
     ("rewards/margins", "margin", "rewards/accuracies", "accuracy", "objective/scores"), max
 )

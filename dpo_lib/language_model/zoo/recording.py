@@ -27,16 +27,14 @@ def record(stage: Stage) -> Log:
     learner.start(None)
     steps = getattr(stage, "steps", lambda: range(1, stage.settings.steps + 1))
     row = getattr(stage, "row", dict)
-    rows, measured = [], _measure(stage, 0)
+    rows, measured = [], _measure(learner, 0)
     for step in steps():
         rows.append(row(learner.update(step)))
-        measured += _measure(stage, step)
+        measured += _measure(learner, step)
     return Log(rows, vars(stage.settings), measured)
 
 
-def _measure(stage: Stage, step: int) -> list[dict]:
-    """The line of held-out items after a step, if there is one."""
-    settings = stage.settings
-    every = getattr(settings, "eval_every", None)
-    due = every and (step % every == 0 or step == settings.steps)
-    return [{"step": step, **stage.evaluate()}] if due else []
+def _measure(learner: Learner, step: int) -> list[dict]:
+    """The line of held-out items after a step, if one is due."""
+    due = learner.measuring.due(step)
+    return [{"step": step, **learner.stage.evaluate().figures}] if due else []

@@ -62,6 +62,7 @@ FOLLOWS: dict[Rule, set[Rule]] = {
     loss.first_loss_is_wrong: _OTHER_SCORES | {loss.loss_is_summed},
     loss.loss_falls_while_accuracy_falls: _SWAPPED,
     loss.loss_follows_a_larger_margin: _SWAPPED,
+    loss.loss_follows_a_smaller_margin: {learning.language_is_lost},
     learning.labels_follow_nothing: _OTHER_SCORES | _WRONG_WAY,
     learning.held_out_loss_rises: _OTHER_SCORES | _WRONG_WAY | {learning.labels_follow_nothing},
     learning.pairs_are_known_by_heart: {learning.one_side_is_shorter, learning.held_out_loss_rises},
