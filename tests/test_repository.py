@@ -1,5 +1,6 @@
 """What must hold for the files themselves, before anything runs."""
 
+import ast
 import importlib.util
 import re
 import subprocess
@@ -55,6 +56,30 @@ def cells(path, kind):
 
 def prose(path):
     return "\n\n".join(cell.source for cell in cells(path, "markdown"))
+
+
+def thrown_away(source):
+    """Lines of a cell with a figure that nobody sees: only a cell's last expression is shown."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # a line for IPython, %pip
+        return []
+    shown = [node for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+    figures = [
+        n for n in shown if isinstance(n.value, ast.Call) and ast.unparse(n.value.func) == "show"
+    ]
+    return [figure.lineno for figure in figures if figure is not tree.body[-1]]
+
+
+def test_a_figure_inside_an_if_is_thrown_away():
+    assert thrown_away("if gpu:\n    show(fig, 'a')") == [2]
+    assert thrown_away("show(fig, 'a')\nprint(1)") == [1]
+    assert thrown_away("print(1)\nshow(fig, 'a')") == []
+
+
+@each_notebook
+def test_every_figure_is_the_last_line_of_its_cell(path):
+    assert [cell.id for cell in cells(path, "code") if thrown_away(cell.source)] == []
 
 
 @each_notebook
