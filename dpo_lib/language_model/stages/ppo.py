@@ -101,7 +101,6 @@ class PPO(Stage):
         dtype = at_least_float32(policy.dtype)
         self.rollouts = Rollouts(self.items, settings.max_new_tokens, dtype).to(policy.device)
         self.modules = {"policy": policy, "value": value, "rollouts": self.rollouts}
-        self.tokens = sum(map(len, prompts))  # those that are given
         hashes = fingerprint(prompts, tokenizer, model=policy, reference=reference)
         self.fingerprint = hashes | {"reward": judge} | held_out_hash(held_out)
         self.samples = FreshSamples(settings, tokenizer, held_out, policy, reference, score)
