@@ -52,12 +52,10 @@ def commands(folder: Path, seed: int) -> Iterator[list[str]]:
 
 def conclusion(folder: Path) -> list[str]:
     """True reward and KL of both models with 95% intervals, and where the report is."""
+    from dpo_lib.language_model.judging.report import show
+
     found = json.loads((folder / "evaluation.json").read_text())
     [policy] = found["policies"]
-
-    def show(record):
-        return f"{record['mean']:.2f} ± {1.96 * record['standard_error']:.2f}"
-
     return [
         f"SFT: true reward {show(found['reference']['reward'])}",
         f"DPO: true reward {show(policy['reward'])} at a KL of {show(policy['kl'])} nats from SFT",

@@ -58,7 +58,7 @@ def test_a_demonstration_ends_with_both_rewards_the_kl_and_its_report(
     out = capsys.readouterr().out.splitlines()
     typed = [line.split()[2] for line in out if line.startswith("$ dpo ")]
     assert typed == ["world", "sft", "dpo", "evaluate", "report"]
-    interval = r"-?\d+\.\d\d ± \d+\.\d\d"
+    interval = r"-?\d+\.\d{3} ± \d+\.\d{3}"
     assert re.fullmatch(rf"SFT: true reward {interval}", out[-3])
     assert re.fullmatch(rf"DPO: true reward {interval} at a KL of {interval} nats .*", out[-2])
     assert out[-1] == "open demo/report.html"

@@ -33,10 +33,6 @@ def lines(report: dict) -> list[str]:
 
 def table(report: dict) -> list[tuple[str, ...]]:
     """The cells under `HEAD`: the reference, each policy at each temperature, Best-of-N."""
-
-    def show(record):
-        return f"{record['mean']:.3f} ± {1.96 * record['standard_error']:.3f}" if record else "-"
-
     base = report["reference"]
     found = [("reference", "1", show(base["reward"]), "0", "", "", *_ends(base))]
     for row in report["policies"]:
@@ -48,6 +44,11 @@ def table(report: dict) -> list[tuple[str, ...]]:
         kl = f"≤ {row['kl_at_most']:.3f}"
         found.append((f"best of {row['n']}", "1", show(row["reward"]), kl, "", "", "", ""))
     return found
+
+
+def show(record: dict | None) -> str:
+    """An estimate's record as mean and half its 95% interval."""
+    return f"{record['mean']:.3f} ± {1.96 * record['standard_error']:.3f}" if record else "-"
 
 
 def draw_plot(report: dict) -> str:

@@ -18,9 +18,8 @@ STAGES = {
     "PPO": defaults.PPOSettings,
 }
 FIGURES = {name: title for title, names in PANELS for name in names}
-BEST = dict.fromkeys(("loss",), min) | dict.fromkeys(
-    ("rewards/margins", "margin", "rewards/accuracies", "accuracy", "objective/scores"), max
-)
+# Figures of which the best is worth a look; the least KL is that of the start.
+BEST = ("loss", "rewards/margins", "margin", "rewards/accuracies", "accuracy", "objective/scores")
 OVERVIEW = ("run", "stage", "model", "data", "steps", "held-out loss", "held-out reward", "doctor")
 
 
@@ -137,7 +136,8 @@ def _best(name: str, points: list[tuple[int, float]]) -> str:
     points = [(step, value) for step, value in points if value == value]  # a NaN is never the best
     if name not in BEST or not points:
         return "–"
-    step, value = BEST[name](points, key=lambda point: point[1])
+    better = min if name in defaults.LOWER_IS_BETTER else max
+    step, value = better(points, key=lambda point: point[1])
     return f"{number(value)} at step {step:,}"
 
 

@@ -4,7 +4,6 @@ Its markup is `web_page.html.jinja`, which escapes whatever comes from data, set
 It has no script, and asks no other machine for anything.
 """
 
-import os
 from pathlib import Path
 
 import jinja2
@@ -12,6 +11,7 @@ import jinja2
 from dpo_lib.language_model import files
 from dpo_lib.language_model.judging import report, runs
 from dpo_lib.language_model.judging.curves import draw, draw_frontier, panels_of
+from dpo_lib.language_model.training.parallel.processes import processes
 
 # Nothing that a terminal or a page would obey: control characters are shown as their pictures.
 CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
@@ -53,7 +53,7 @@ def leave_page(run: Path) -> str:
     Returns:
         in one line why there is none, or "": a run that is whole does not fail by its page.
     """
-    if os.environ.get("RANK", "0") != "0":  # of several processes one writes
+    if not processes().main:
         return ""
     try:
         write_page([str(run)], run / "report.html")

@@ -5,8 +5,8 @@ Data before models: a row that is refused should not wait for gigabytes.
 
 import math
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -66,27 +66,17 @@ def load_held_out(
     Raises:
         DataError: as the readers, and where a held-out pair is trained on, whatever its order.
     """
-    if settings.eval_data is None:
-        return []
-    path = held_out(settings.eval_data, "preferences")
-    rows, report = read_preferences(path, tokenizer, settings.pairs_from)
-    pairs = tokenize_preferences(rows, tokenizer, settings.max_length, report)
     known = {*trained_on, *(pair.swapped() for pair in trained_on)}
-    _check_held_out(path, pairs, known, report)
-    return pairs
+    read = partial(read_preferences, pairs_from=settings.pairs_from)
+    return _held_out(settings, tokenizer, known, read, tokenize_preferences, "preferences")
 
 
 def load_held_out_examples(
     settings: HeldOutSettings, tokenizer: PreTrainedTokenizerBase, trained_on: list[TokenExample]
 ) -> list[TokenExample]:
     """The demonstrations that `settings.eval_data` names, or the chosen sides of its pairs."""
-    if settings.eval_data is None:
-        return []
-    path = held_out(settings.eval_data, "sft", "preferences")
-    rows, report = read_examples(path, tokenizer)
-    examples = tokenize_examples(rows, tokenizer, settings.max_length, report)
-    _check_held_out(path, examples, set(trained_on), report)
-    return examples
+    known, names = set(trained_on), ("sft", "preferences")
+    return _held_out(settings, tokenizer, known, read_examples, tokenize_examples, *names)
 
 
 def load_held_out_prompts(
@@ -95,23 +85,31 @@ def load_held_out_prompts(
     trained_on: list[tuple[int, ...]],
 ) -> list[tuple[int, ...]]:
     """The prompts that `settings.eval_data` names; errors are those of load_held_out."""
+    known, names = set(trained_on), ("prompts", "preferences")
+    return _held_out(settings, tokenizer, known, read_prompts, tokenize_prompts, *names)
+
+
+def _held_out(
+    settings: HeldOutSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    known: set,
+    read: Callable,
+    tokenize: Callable,
+    *names: str,
+) -> list:
+    """Read `eval_data`, say what became of its rows, refuse items that are trained on."""
     if settings.eval_data is None:
         return []
-    path = held_out(settings.eval_data, "prompts", "preferences")
-    texts, report = read_prompts(path, tokenizer)
-    prompts = tokenize_prompts(texts, tokenizer, settings.max_length, report)
-    _check_held_out(path, prompts, set(trained_on), report)
-    return prompts
-
-
-def _check_held_out(path: str | Path, items: list, known: set, report: Report) -> None:
-    """Refuse items that are trained on; say what became of the rows."""
+    path = held_out(settings.eval_data, *names)
+    rows, report = read(path, tokenizer)
+    items = tokenize(rows, tokenizer, settings.max_length, report)
     print(*(f"held out: {line}" for line in report.lines()), sep="\n", file=sys.stderr)
     if both := [number for number, item in enumerate(items, start=1) if item in known]:
         raise DataError(
             f"{path}: {len(both)} of {len(items)} held-out items are trained on too, the first of "
             f"them item {both[0]}; leave them out of one of the two files"
         )
+    return items
 
 
 def batches(items: Sequence, settings: Settings) -> list[Sequence]:

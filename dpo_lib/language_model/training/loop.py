@@ -98,14 +98,19 @@ def _measure(learner: Learner, run: RunFolder, bar: Progress, trackers: Trackers
     if not learner.measuring.due(step):
         return False
     found = learner.stage.evaluate()
-    figures = {name: value for name, value in found.figures.items() if math.isfinite(value)}
-    for name in found.figures.keys() - figures:  # JSON has no number for it
+    figures = _finite(found.figures)
+    for name in found.figures.keys() - figures:
         bar.note(f"held out after step {step}: {name} is not finite")
     record = {"step": step, **figures}
-    run.log(record, samples=[{"step": step, **text} for text in found.samples])
+    run.log(record, samples=[{"step": step, **_finite(text)} for text in found.samples])
     trackers.log(record)
     bar.measured(step, figures)
     return learner.measuring.take(step, found.figures)
+
+
+def _finite(values: dict) -> dict:
+    """Without the numbers for which JSON has none."""
+    return {k: v for k, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
 
 
 def _take_the_best(learner: Learner, run: RunFolder, bar: Progress) -> None:

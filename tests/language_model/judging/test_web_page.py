@@ -13,6 +13,7 @@ import pytest
 from test_pages import settle, violations, visit
 
 from dpo_lib.language_model.judging import leave_page, report, runs, web_page, write_page
+from dpo_lib.language_model.training.parallel.processes import Processes
 
 HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=alert(1)>\"'&"
 VOID = {"meta", "img", "br", "hr", "link", "input", "use", "path"}
@@ -280,9 +281,9 @@ def test_a_run_that_is_whole_does_not_fail_by_its_page(tmp_path, monkeypatch):
     run = Path(write_run(tmp_path / "one"))
     assert leave_page(run) == "" and (run / "report.html").exists()
     (run / "report.html").unlink()
-    monkeypatch.setenv("RANK", "1")  # of several processes
-    assert leave_page(run) == "" and not (run / "report.html").exists()
-    monkeypatch.delenv("RANK")
+    with monkeypatch.context() as second:
+        second.setattr(web_page, "processes", lambda: Processes(rank=1, count=2))
+        assert leave_page(run) == "" and not (run / "report.html").exists()
 
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

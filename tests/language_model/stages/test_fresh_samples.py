@@ -5,14 +5,13 @@ import shutil
 
 import pytest
 import torch
-from small_world import small_world
+from small_world import small_run, small_world
 
 from dpo_lib.language_model.generation import repeated_share
 from dpo_lib.language_model.models import load_policy, load_tokenizer
 from dpo_lib.language_model.scoring import plain_logps
 from dpo_lib.language_model.settings import DPOSettings, PPOSettings, SFTSettings, TrainingError
 from dpo_lib.language_model.stages import DPO, PPO, SFT
-from dpo_lib.language_model.training import train
 from dpo_lib.language_model.worlds import reviews
 
 STAGES = {"sft": (SFT, SFTSettings), "dpo": (DPO, DPOSettings), "ppo": (PPO, PPOSettings)}
@@ -31,11 +30,8 @@ def run(told, name, out, **changes):
     """Train the stage; the folder, its held-out figures and its texts."""
     given, folder = told
     kind, settings = STAGES[name]
-    chosen = dict(steps=4, batch_size=6, lr=1e-2, warmup_steps=0, save_every=2, max_length=100,
-                  optimizer="adamw", dtype="float32", max_new_tokens=12)  # fmt: skip
-    chosen |= OWN.get(name, {}) | given | {"out": str(folder / out)} | changes
-    path = train(kind.from_settings(settings(**chosen))[0])
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    own = dict(steps=4, max_new_tokens=12, out=str(folder / out)) | OWN.get(name, {})
+    path, lines = small_run(kind, settings, **own | given | changes)
     shown = path / "samples.jsonl"
     texts = [json.loads(line) for line in shown.read_text().splitlines()] if shown.exists() else []
     return path, [line for line in lines if "eval_completions/ended" in line], texts

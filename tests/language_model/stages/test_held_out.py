@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from small_world import small_world
+from small_world import small_run, small_world
 
 from dpo_lib.language_model.data import read_examples, read_preferences
 from dpo_lib.language_model.data.tokens import tokenize_examples, tokenize_preferences
@@ -13,7 +13,6 @@ from dpo_lib.language_model.models import RewardModel, load_policy, load_tokeniz
 from dpo_lib.language_model.scoring import plain_logps
 from dpo_lib.language_model.settings import DPOSettings, RewardSettings, SFTSettings
 from dpo_lib.language_model.stages import DPO, SFT, Reward
-from dpo_lib.language_model.training import train
 from dpo_lib.losses import dpo_loss
 
 STAGES = {"sft": (SFT, SFTSettings), "reward": (Reward, RewardSettings), "dpo": (DPO, DPOSettings)}
@@ -31,12 +30,8 @@ def run(told, name, out, **changes):
     """Train the stage; the folder, and the lines of the log that are of held-out rows or not."""
     given, folder = told
     kind, settings = STAGES[name]
-    chosen = dict(steps=5, batch_size=6, accumulate=2, lr=1e-2, warmup_steps=0, save_every=2,
-                  max_length=100, optimizer="adamw", dtype="float32")  # fmt: skip
-    chosen |= given | {"out": str(folder / out)} | changes
-    stage, _ = kind.from_settings(settings(**chosen))
-    path = train(stage)
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    own = dict(steps=5, accumulate=2, out=str(folder / out))
+    path, lines = small_run(kind, settings, **own | given | changes)
     return path, [x for x in lines if "eval_loss" in x], [x for x in lines if "loss" in x]
 
 

@@ -128,11 +128,14 @@ def test_texts_stand_in_a_file_of_their_own_and_the_log_has_numbers_only(tmp_pat
 
 class Broken(Toy):
     def evaluate(self):
-        return Measurement({"eval_loss": float("nan"), "eval_margin": 1.0})
+        text = {"prompt": "a", "reward": float("inf")}
+        return Measurement({"eval_loss": float("nan"), "eval_margin": 1.0}, [text])
 
 
 def test_a_figure_that_is_not_finite_is_said_and_left_out_and_the_run_goes_on(tmp_path, capsys):
-    train(Broken(ToySettings(out=str(tmp_path / "run"), steps=2, eval_data="rows")))
+    told = dict(eval_data="rows", samples=1, max_new_tokens=4)
+    train(Broken(ToySettings(out=str(tmp_path / "run"), steps=2, **told)))
+    assert lines(tmp_path / "run/samples.jsonl")[0] == {"step": 0, "prompt": "a"}
     found = lines(tmp_path / "run/metrics.jsonl")
     held_out = [line for line in found if "eval_margin" in line]
     assert held_out == [{"step": step, "eval_margin": 1.0} for step in (0, 1, 2)]
