@@ -20,8 +20,8 @@ from dpo_lib.language_model.models.policies import load_tokenizer, save_policy
 from dpo_lib.language_model.scoring.logprobs import pair_logps, pair_logps_in_parts, pair_sides
 from dpo_lib.language_model.scoring.sequences import to_device
 from dpo_lib.language_model.settings import DPOSettings
-from dpo_lib.language_model.stages.fresh_samples import FreshSamples
-from dpo_lib.language_model.stages.loading import (
+from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
+from dpo_lib.language_model.stages.shared.loading import (
     batches,
     check_comparable,
     fingerprint,
@@ -33,7 +33,7 @@ from dpo_lib.language_model.stages.loading import (
     load_pairs,
     load_reference,
 )
-from dpo_lib.language_model.stages.reference_scores import ReferenceScores
+from dpo_lib.language_model.stages.shared.reference_scores import ReferenceScores
 from dpo_lib.language_model.training.stage import Measurement, Stage
 from dpo_lib.objective import implicit_reward
 from dpo_lib.variants import choose_loss

@@ -39,8 +39,15 @@ from dpo_lib.language_model.models.policies import load_tokenizer, save_policy
 from dpo_lib.language_model.scoring.logprobs import token_logps
 from dpo_lib.language_model.scoring.sequences import check_data
 from dpo_lib.language_model.settings import PPOSettings
-from dpo_lib.language_model.stages.fresh_samples import FreshSamples
-from dpo_lib.language_model.stages.loading import (
+from dpo_lib.language_model.stages.ppo_terms import (
+    ValueModel,
+    clip_fraction,
+    clipped_value_loss,
+    controlled_beta,
+    logps_and_entropies,
+)
+from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
+from dpo_lib.language_model.stages.shared.loading import (
     check_comparable,
     fingerprint,
     held_out_hash,
@@ -48,13 +55,6 @@ from dpo_lib.language_model.stages.loading import (
     load_first,
     load_held_out_prompts,
     load_reference,
-)
-from dpo_lib.language_model.stages.ppo_terms import (
-    ValueModel,
-    clip_fraction,
-    clipped_value_loss,
-    controlled_beta,
-    logps_and_entropies,
 )
 from dpo_lib.language_model.training.parallel.processes import processes
 from dpo_lib.language_model.training.stage import Measurement, Stage

@@ -20,7 +20,7 @@ from dpo_lib.language_model.models.devices import precision
 from dpo_lib.language_model.models.policies import load_tokenizer
 from dpo_lib.language_model.models.reward_model import RewardModel
 from dpo_lib.language_model.settings import RewardSettings
-from dpo_lib.language_model.stages.loading import (
+from dpo_lib.language_model.stages.shared.loading import (
     batches,
     fingerprint,
     held_out_hash,

@@ -21,8 +21,8 @@ from dpo_lib.language_model.models.policies import load_tokenizer, save_policy
 from dpo_lib.language_model.scoring.logprobs import token_logps
 from dpo_lib.language_model.scoring.sequences import check_data
 from dpo_lib.language_model.settings import SFTSettings
-from dpo_lib.language_model.stages.fresh_samples import FreshSamples
-from dpo_lib.language_model.stages.loading import (
+from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
+from dpo_lib.language_model.stages.shared.loading import (
     batches,
     fingerprint,
     held_out_hash,

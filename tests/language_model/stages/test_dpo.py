@@ -18,9 +18,10 @@ from dpo_lib.language_model.models.policies import frozen_copy, load_policy
 from dpo_lib.language_model.scoring import layouts
 from dpo_lib.language_model.scoring.logprobs import plain_logps
 from dpo_lib.language_model.settings import DPOSettings
-from dpo_lib.language_model.stages import dpo, reference_scores
+from dpo_lib.language_model.stages import dpo
 from dpo_lib.language_model.stages.dpo import DPO, reward_metrics
-from dpo_lib.language_model.stages.reference_scores import load_scores, save_scores
+from dpo_lib.language_model.stages.shared import reference_scores
+from dpo_lib.language_model.stages.shared.reference_scores import load_scores, save_scores
 from dpo_lib.language_model.training import progress
 from dpo_lib.language_model.training.loop import train
 from dpo_lib.language_model.training.parallel.processes import Processes
