@@ -3,17 +3,22 @@
 - the repository buttons point to the repository that is being built, also in a fork, and are
   left out where it has no address;
 - chapters are executed side by side, and again only when what they depend on changes;
+- folded cells say what they hold, figures and equations have addresses, and the numbers of
+  equations in the text lead to them;
 - after a build with a warning every page is read again, until its cause is gone;
 - mathematics is typeset by a local MathJax, and no page asks another machine for anything.
 """
 
 import importlib.util
+import json
 import shutil
 import sys
 from pathlib import Path
 
+import equations
 from address import point_buttons
-from execution import ChapterFailed, Chapters, execute_all, prepare
+from execution import ChapterFailed, Chapters, execute_all, fingerprint, prepare
+from outline import outline
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
 
@@ -43,7 +48,8 @@ def insert_outputs(app, docname, source):
     chapter = Path(app.env.doc2path(docname))
     if chapter.suffix != ".ipynb":
         return
-    source[0], written = app.chapters.with_outputs(chapter, source[0])
+    book, written = app.chapters.with_outputs(chapter, source[0])
+    source[0] = json.dumps(outline(json.loads(book), chapter.stem))
     for text in written:
         LOG.warning(f"stderr, kept out of the page: {text.strip()}", location=docname)
 
@@ -107,4 +113,7 @@ def setup(app):
     app.connect("env-get-outdated", pages_to_read)
     app.connect("build-finished", remember)
     app.connect("html-page-context", drop_thebe, priority=900)  # after sphinx-thebe
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    equations.setup(app)
+    ours = fingerprint(*(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))))
+    version = int(ours, 16)  # what these files do to a page is kept with it: read all again
+    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": version}

@@ -15,7 +15,7 @@
 
   // What scrolls sideways must scroll with the arrow keys as well.
   const tabStops = () =>
-    each(".dpo-figure, .dpo-frame", (e) => {
+    each(".dpo-frame", (e) => {
       e.tabIndex = e.scrollWidth > e.clientWidth ? 0 : -1;
     });
 

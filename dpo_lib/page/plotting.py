@@ -96,13 +96,21 @@ def _rounded(attribute: re.Match) -> str:
 
 
 class Picture:
-    """A figure with its description, shown as inline SVG by Jupyter and by the book."""
+    """A figure with its caption, shown as inline SVG by Jupyter and by the book.
+
+    The caption is also what a screen reader says, so the drawing itself is silent.
+    """
 
     def __init__(self, fig: Figure, alt: str):
         self.markup, self.alt = svg(fig, alt), alt
 
     def _repr_html_(self) -> str:
-        return f'<div class="dpo-figure">{self.markup}</div>'
+        label = f'role="img" aria-label="{html.escape(self.alt, quote=True)}"'
+        drawing = self.markup.replace(label, 'aria-hidden="true"', 1)
+        caption = f"<figcaption>{html.escape(self.alt, quote=False)}</figcaption>"
+        return (
+            f'<figure class="dpo-figure"><div class="dpo-frame">{drawing}</div>{caption}</figure>'
+        )
 
     def __repr__(self) -> str:
         return f"Figure: {self.alt}"

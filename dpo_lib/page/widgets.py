@@ -141,6 +141,7 @@ class StaticSlider:
         return (
             f'<div class="dpo-slider" id="{name}" role="group" '
             f'aria-label="{html.escape(self.title)}">'
+            f'<p class="dpo-title">{html.escape(self.title, quote=False)}</p>'
             + "".join(self._control(name, choice) for choice in self.choices)
             + f'<div class="dpo-frame">{self.frames[self.first]}</div>'
             f'<p class="dpo-sentence" role="status">'
