@@ -2,7 +2,8 @@
 
 import re
 
-SETUP = "find_spec"  # of the first cell, which installs the library where it is missing
+# The first cell, which installs the library where it is missing; imports that nobody asked to see.
+SETUP = re.compile(r".*\bfind_spec|(import|from) ", re.DOTALL)
 NUMBERED = re.compile(r'<(?:figcaption|p class="dpo-title")>')
 
 
@@ -23,9 +24,9 @@ def outline(book: dict, name: str) -> dict:
     figures = 0
     for cell in (cell for cell in book["cells"] if cell["cell_type"] == "code"):
         tags = cell["metadata"].setdefault("tags", [])
-        if SETUP in "".join(cell["source"]):
-            tags.append("remove-cell")
-        elif "hide-input" in tags:
+        if "hide-input" in tags:
+            if is_setup(cell):
+                tags.append("remove-cell")
             cell["metadata"]["mystnb"] = fold(cell)
         for output in cell["outputs"]:
             page = output.get("data", {})
@@ -50,8 +51,12 @@ def join_folded(book: dict) -> None:
 
 def folded(cell: dict) -> bool:
     """Whether a cell's code is folded, and shown at all."""
-    tags = cell["metadata"].get("tags", [])
-    return "hide-input" in tags and SETUP not in "".join(cell["source"])
+    return "hide-input" in cell["metadata"].get("tags", []) and not is_setup(cell)
+
+
+def is_setup(cell: dict) -> bool:
+    """Whether a page can do without the cell; the notebook keeps it."""
+    return bool(SETUP.match("".join(cell["source"]))) and not cell["outputs"]
 
 
 def fold(cell: dict) -> dict[str, str]:
@@ -67,10 +72,7 @@ def what_it_holds(cell: dict) -> str:
         return "Code of this slider"
     if "dpo-figure" in outputs:
         return "Code of this figure"
-    if cell["outputs"]:
-        return "Code of this table"
-    imports = re.match(r"(import|from) ", "".join(cell["source"]))
-    return "Set-up" if imports else "Numbers for the figure below"
+    return "Code of this table" if cell["outputs"] else "Numbers for the figure below"
 
 
 def numbered(text: str, number: str) -> str:

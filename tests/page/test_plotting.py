@@ -103,12 +103,15 @@ def test_no_point_moves_by_more_than_a_twentieth_of_a_point(draw):
     assert np.abs(before - after).max() <= 0.05 + 1e-9
 
 
-def test_a_notebook_shows_the_svg_and_a_terminal_the_sentence():
-    shown = plotting.show(curve(), "a curve")
-    assert (
-        shown._repr_html_() == f'<div class="dpo-figure">{plotting.svg(curve(), "a curve")}</div>'
+def test_a_notebook_shows_the_svg_with_its_sentence_once_and_a_terminal_the_sentence():
+    shown = plotting.show(curve(), "a < b")
+    drawing = plotting.svg(curve(), "a < b").replace('role="img" aria-label="a &lt; b"', "SEEN")
+    html = shown._repr_html_().replace('aria-hidden="true"', "SEEN")
+    assert html == (
+        f'<figure class="dpo-figure"><div class="dpo-frame">{drawing}</div>'
+        "<figcaption>a &lt; b</figcaption></figure>"
     )
-    assert repr(shown) == "Figure: a curve"
+    assert repr(shown) == "Figure: a < b"
 
 
 def test_figures_have_the_size_and_the_columns_asked_for():
