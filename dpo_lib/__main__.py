@@ -22,6 +22,7 @@ from dpo_lib.language_model.settings import (
     TEMPERATURE,
     DPOSettings,
     EvaluationSettings,
+    OnlineDPOSettings,
     PairsFrom,
     PPOSettings,
     RewardSettings,
@@ -30,7 +31,7 @@ from dpo_lib.language_model.settings import (
 
 NEEDED = ["accelerate", "datasets", "rich", "safetensors", "tokenizers", "transformers"]
 NO_MEMORY = ("out of memory", "can't allocate memory")  # on a GPU, on a CPU
-STAGES = ("sft", "reward", "dpo", "ppo")
+STAGES = ("sft", "reward", "dpo", "online", "ppo")
 SMALLER = {
     **dict.fromkeys(STAGES, ": try a larger --accumulate or a smaller --batch-size"),
     "sample": ": try a smaller --n",
@@ -152,6 +153,14 @@ def dpo(settings: DPOSettings, *, config: Config = None) -> None:
 
 
 @app.command(group=TRAIN, sort_key=3)
+def online(settings: OnlineDPOSettings, *, config: Config = None) -> None:
+    """Train a policy on pairs of its own that a judge labels, round by round, equation (7)."""
+    from dpo_lib.language_model.stages import OnlineDPO
+
+    _train(OnlineDPO, settings)
+
+
+@app.command(group=TRAIN, sort_key=4)
 def ppo(settings: PPOSettings, *, config: Config = None) -> None:
     """Train a policy against a reward model, objective (3)."""
     from dpo_lib.language_model.stages import PPO
@@ -159,7 +168,7 @@ def ppo(settings: PPOSettings, *, config: Config = None) -> None:
     _train(PPO, settings)
 
 
-@app.command(group=TRAIN, sort_key=4)
+@app.command(group=TRAIN, sort_key=5)
 def demo(*, out: str = "demo", seed: Annotated[int, Parameter(validator=Number(gte=0))] = 0) -> int:
     """World, SFT, DPO, evaluation and report in one go, in some minutes and without a download.
 

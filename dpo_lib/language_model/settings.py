@@ -28,6 +28,8 @@ Metric = Literal[
 
 MODEL, OPTIMISATION = section("Model and data", 1), section("Optimisation", 2)
 _DPO, _PPO, SAMPLING = (section(title, 3) for title in ("DPO", "PPO", "Sampling"))
+MOVING = "moving"  # the reference that is the policy as each round begins
+START = (None, "fixed", MOVING)  # what makes the start of a run its first reference
 HELD_OUT = section("Held-out rows", 4)
 
 AT_LEAST_1 = Parameter(validator=Number(gte=1))
@@ -161,7 +163,7 @@ class JudgedSettings(SampledSettings):
     """Settings of a stage that learns without a reward, and may have its samples judged by one."""
 
     reward: Annotated[str | None, HELD_OUT] = None
-    """Folder of a reward model that scores the samples; "true" is the built-in world's own."""
+    """What scores the samples, as --reward of ppo."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -194,8 +196,8 @@ class RewardSettings(PreferenceSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOSettings(PreferenceSettings, JudgedSettings):
-    """Settings of DPO; `reference` is a model's name or folder, by default the policy itself."""
+class PairLossSettings(Settings):
+    """What DPO's step can be told, wherever its pairs come from."""
 
     beta: Annotated[float, _DPO] = 0.1
     """Reward units per nat; larger stays closer to the reference."""
@@ -212,24 +214,65 @@ class DPOSettings(PreferenceSettings, JudgedSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOSettings(SampledSettings):
+class DPOSettings(PairLossSettings, PreferenceSettings, JudgedSettings):
+    """Settings of DPO; `reference` is a model's name or folder, by default the policy itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnSettings(SampledSettings):
+    """Settings of a stage that learns from completions which its policy draws."""
+
+    eval_data: Annotated[str | None, HELD_OUT] = None
+    """Held-out prompts that --samples are drawn for; of a folder, its test_prompts.jsonl."""
+    reward: Annotated[str, SAMPLING]
+    """A reward model's folder, "true" (the built-in world's), or "command", a colon, a program."""
+    max_new_tokens: Annotated[int, SAMPLING] = 64
+    """Tokens of a completion."""
+    temperature: Annotated[float, SAMPLING] = 1.0
+    """Of the policy that is drawn from, and so of --samples."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        temperature = 0 < self.temperature < math.inf
+        require(self, "temperature", temperature, "positive and finite")
+        room = self.max_length - 2  # for a prompt
+        require(self, "max_new_tokens", self.max_new_tokens <= room, "at most max_length - 2")
+        drawn = self.eval_data is None or self.samples > 0
+        require(self, "samples", drawn, "at least 1 with eval_data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineDPOSettings(PairLossSettings, DrawnSettings):
+    """Settings of DPO on pairs that the policy draws and a judge labels."""
+
+    reference: Annotated[str, MODEL] = "fixed"
+    """fixed is --model, moving the policy as each round begins; or a frozen model's folder."""
+    num_generations: Annotated[int, SAMPLING] = 2
+    """Completions of each prompt, of which the best and the worst are the pair."""
+    refresh_every: Annotated[int, SAMPLING] = 1
+    """Steps of a round, which draws all its pairs as it begins; 1 is fully online."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self, "num_generations", self.num_generations >= 2, "at least 2")
+        require(self, "refresh_every", self.refresh_every >= 1, "at least 1")
+        fits = self.steps is None or self.refresh_every <= self.steps
+        require(self, "refresh_every", fits, f"at most the {self.steps} steps of the run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOSettings(DrawnSettings):
     """PPO's numbers. The DPO paper gives none but target KLs of 3, 6, 9, 12 nats (section 6.1).
 
     Where nothing else is said the defaults are those of Ziegler et al. 2019 for GPT-2 124M
     (their code, lm-human-preferences). A batch is a minibatch.
     """
 
-    eval_data: Annotated[str | None, HELD_OUT] = None
-    """Held-out prompts that --samples are drawn for; of a folder, its test_prompts.jsonl."""
-    reward: Annotated[str, _PPO]
-    """Folder of a reward model; "true" is the built-in world's own (PPO-GT)."""
     beta: Annotated[float, _PPO] = 0.1
     """Price of the KL to the reference, reward units per nat; 0 is none."""
     target_kl: Annotated[float | None, _PPO] = None
     """Nats of a whole completion; beta is adapted until the KL is there."""
-    max_new_tokens: Annotated[int, _PPO] = 64
-    """Tokens of a completion."""
-    temperature: Annotated[float, _PPO] = 1.0
+    temperature: Annotated[float, SAMPLING] = 1.0
     """Of policy and reference, drawn and scored."""
     missing_eos_penalty: Annotated[float, _PPO] = 0.0
     """Taken off the score of a completion cut at the limit, reward units."""
@@ -262,7 +305,7 @@ class PPOSettings(SampledSettings):
         super().__post_init__()
         for name in ("epochs", "minibatches"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("temperature", "clip_range", "target_kl", "value_clip_range"):
+        for name in ("clip_range", "target_kl", "value_clip_range"):
             value = getattr(self, name)
             optional = value is None and name in ("target_kl", "value_clip_range")
             require(self, name, optional or 0 < value < math.inf, "positive and finite")
@@ -270,10 +313,6 @@ class PPOSettings(SampledSettings):
             require(self, name, 0 <= getattr(self, name) < math.inf, "at least 0 and finite")
         for name in ("gamma", "lam"):
             require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
-        room = self.max_length - 2  # for a prompt
-        require(self, "max_new_tokens", self.max_new_tokens <= room, "at most max_length - 2")
-        drawn = self.eval_data is None or self.samples > 0
-        require(self, "samples", drawn, "at least 1 with eval_data")
         require(self, "beta", self.beta > 0 or self.target_kl is None, "positive for a target_kl")
 
 
@@ -289,7 +328,7 @@ class EvaluationSettings:
     data: Annotated[str, MODEL]
     """Held-out prompts in a file, or in a folder with test_prompts.jsonl."""
     reward: Annotated[str, MODEL] = "true"
-    """Folder of a reward model; "true" is the built-in world's own."""
+    """A reward model's folder, "true" (the built-in world's), or "command", a colon, a program."""
     prompts: Annotated[int | None, MODEL, Parameter(validator=Number(gte=2))] = None
     """Use the first of them only; all if not given."""
     max_length: Annotated[int, MODEL, AT_LEAST_1] = 512

@@ -15,7 +15,7 @@ __all__, __getattr__, __dir__ = exports(
             "save_policy",
         ],
         "reward_model": ["RewardModel", "ValueHead"],
-        "judges": ["load_judge", "load_score", "world_score"],
+        "judges": ["Judge", "load_judge", "named_judge", "world_score"],
         "hashes": ["state_hash", "tokenizer_hash"],
         "devices": ["pick_device", "pick_dtype", "precision"],
     },

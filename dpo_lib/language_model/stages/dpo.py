@@ -4,7 +4,7 @@ The loss is the book's own, `dpo_lib.losses.dpo_loss`, or another of `dpo_lib.va
 log-probabilities of whole completions under the policy and under a frozen reference.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from dpo_lib.language_model.models.judges import Score
 from dpo_lib.language_model.models.policies import load_tokenizer, save_policy
 from dpo_lib.language_model.scoring.logprobs import pair_logps, pair_logps_in_parts, pair_sides
 from dpo_lib.language_model.scoring.sequences import to_device
-from dpo_lib.language_model.settings import DPOSettings
+from dpo_lib.language_model.settings import DPOSettings, PairLossSettings
 from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
 from dpo_lib.language_model.stages.shared.loading import (
     batches,
@@ -70,9 +70,7 @@ class DPO(Stage):
         self.tokenizer, self.pairs, self.held_out = tokenizer, pairs, list(held_out)
         prompts = [pair.prompt for pair in held_out]
         self.samples = FreshSamples(settings, tokenizer, prompts, policy, reference, judge)
-        self.loss = choose_loss(
-            settings.loss, settings.beta, settings.label_smoothing, settings.alpha
-        )
+        self.loss = loss_of(settings)
         self.modules = {"policy": policy}
         self.items, self.tokens = len(pairs), sum(pair.tokens for pair in pairs)
         self.fingerprint = fingerprint(pairs, tokenizer, model=policy, reference=reference)
@@ -155,6 +153,11 @@ class DPO(Stage):
     def save(self, directory: Path) -> None:
         """The policy and its tokenizer in the hub's format."""
         save_policy(self.policy, self.tokenizer, directory)
+
+
+def loss_of(settings: PairLossSettings) -> Callable[..., Tensor]:
+    """The loss that the settings name, at the log-probabilities of pairs."""
+    return choose_loss(settings.loss, settings.beta, settings.label_smoothing, settings.alpha)
 
 
 def reward_metrics(

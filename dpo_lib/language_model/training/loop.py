@@ -16,7 +16,7 @@ from dpo_lib.language_model.training.learner import Learner
 from dpo_lib.language_model.training.parallel import sharding
 from dpo_lib.language_model.training.parallel.processes import Signals, processes
 from dpo_lib.language_model.training.progress import Progress
-from dpo_lib.language_model.training.run_folder import RunFolder
+from dpo_lib.language_model.training.run_folder import SAMPLES, RunFolder
 from dpo_lib.language_model.training.stage import Stage, about, first_line
 from dpo_lib.language_model.training.trackers import Trackers, trackers_of
 
@@ -43,7 +43,8 @@ def train(stage: Stage) -> Path:
     facts = {"stage": type(stage).__name__, **hashes}
     group.require_same(facts)
     found = about(stage)
-    with RunFolder(settings.out, settings, facts, settings.resume, group.main, found) as run:
+    keeps = [*([SAMPLES] if getattr(settings, "samples", 0) else []), *stage.keeps]
+    with RunFolder(settings.out, settings, facts, settings.resume, group.main, found, keeps) as run:
         group.wait()
         learner = Learner(stage)
         saved = run.load()
@@ -76,7 +77,7 @@ def _loop(learner: Learner, run: RunFolder, bar: Progress, trackers: Trackers) -
     with Signals() as signals:
         while not learner.finished:
             record = learner.update()
-            run.log(record, bar.advance(record))
+            run.log(record, bar.advance(record), learner.stage.rows(record["step"]))
             trackers.log(record)
             best = _measure(learner, run, bar, trackers)
             stopped = learner.group.any(signals.received)
@@ -102,7 +103,8 @@ def _measure(learner: Learner, run: RunFolder, bar: Progress, trackers: Trackers
     for name in found.figures.keys() - figures:
         bar.note(f"held out after step {step}: {name} is not finite")
     record = {"step": step, **figures}
-    run.log(record, samples=[{"step": step, **_finite(text)} for text in found.samples])
+    texts = [{"step": step, **_finite(text)} for text in found.samples]
+    run.log(record, rows={SAMPLES: texts} if texts else None)
     trackers.log(record)
     bar.measured(step, figures)
     return learner.measuring.take(step, found.figures)

@@ -32,6 +32,7 @@ class Stage(ABC):
     items: int  # training items of one epoch; a batch is a list of indices below it
     tokens: int | None = None  # of all items; None if that cannot be known
     fingerprint: dict[str, str]  # hashes of data, tokenizer, model, reference: fixed for a run
+    keeps: tuple[str, ...] = ()  # files of the run's folder that `rows` adds to
     may_shard = False  # whether `backward` passes through its modules once, whatever the items
 
     def layout(self) -> dict[str, str]:
@@ -45,7 +46,10 @@ class Stage(ABC):
         """
 
     def weight(self, indices: list[int]) -> float:
-        """The divisor of these items' mean: their number (default), or their tokens (SFT)."""
+        """The divisor of these items' mean: their number (default), or their tokens (SFT).
+
+        0 is a batch with nothing to learn from, whose step moves nothing.
+        """
         return len(indices)
 
     @abstractmethod
@@ -62,6 +66,14 @@ class Stage(ABC):
             SUMS over the micro-batch (detached), "loss" among them, with TRL's names; the log
             shows sum * share. "num_tokens" is special: counted, not averaged.
         """
+
+    def figures(self, batch: list[int]) -> dict[str, float]:
+        """What else the log says of a step, beside the means of `backward`."""
+        return {}
+
+    def rows(self, step: int) -> dict[str, list[dict]]:
+        """What a step adds to the files of `keeps`, once it is taken: name -> JSON objects."""
+        return {}
 
     def evaluate(self) -> Measurement:
         """Held-out items under the present weights, which must not change, as no random state."""

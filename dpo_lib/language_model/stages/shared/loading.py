@@ -31,7 +31,7 @@ from dpo_lib.language_model.data.tokens import (
 )
 from dpo_lib.language_model.models.devices import pick_device
 from dpo_lib.language_model.models.hashes import state_hash, tokenizer_hash
-from dpo_lib.language_model.models.judges import Score, load_score
+from dpo_lib.language_model.models.judges import Score, named_judge
 from dpo_lib.language_model.models.policies import (
     check_same_tokens,
     frozen_copy,
@@ -41,6 +41,7 @@ from dpo_lib.language_model.models.policies import (
 from dpo_lib.language_model.scoring.layouts import layout_of
 from dpo_lib.language_model.scoring.sequences import check_data
 from dpo_lib.language_model.settings import (
+    DrawnSettings,
     HeldOutSettings,
     JudgedSettings,
     PreferenceSettings,
@@ -56,6 +57,15 @@ def load_pairs(
     """The preference data that `settings.data` names, and what became of its rows."""
     rows, report = read_preferences(settings.data, tokenizer, settings.pairs_from)
     return tokenize_preferences(rows, tokenizer, settings.max_length, report), report
+
+
+def load_prompts(
+    settings: DrawnSettings, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[str], list[tuple[int, ...]], Report]:
+    """The prompts that `settings.data` names, as text and as token ids that leave room to draw."""
+    texts, report = read_prompts(settings.data, tokenizer)
+    room = settings.max_length - settings.max_new_tokens
+    return texts, tokenize_prompts(texts, tokenizer, room, report), report
 
 
 def load_held_out(
@@ -146,7 +156,7 @@ def load_own_judge(
     """What scores the samples of a stage that itself needs no reward; None if nothing is named."""
     if settings.reward is None:
         return None
-    return load_score(settings.reward, tokenizer, policy.device)
+    return named_judge(settings.reward, tokenizer, policy.device).score
 
 
 def check_comparable(

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -85,12 +85,8 @@ class ReferenceScores:
             found = group.gather(self._load() if group.main else None)[0]
             self.logps = self.logps if found is None else found
         if batches := self.missing(last):
-            for batch in counted(batches, "the reference scores the data", group.main):
-                for piece in micro_batches(batch, self.settings.accumulate, group):
-                    for part, logps in score(piece):
-                        self.logps[part] = logps.cpu()
-            for others in group.gather(self.logps):
-                self.logps = self.logps.where(~self.logps.isnan(), others)
+            batches = counted(batches, "the reference scores the data", group.main)
+            self.logps = score_batches(self.logps, batches, score, self.settings.accumulate)
             if group.main and self.path is not None:
                 save_scores(self.path, self.follow_from, self.logps)
         return self.logps
@@ -104,6 +100,29 @@ class ReferenceScores:
             why = f"of another {', '.join(stale)}" if stale else "damaged"
             print(f"{self.path}: not used, it is {why}; scoring again", file=sys.stderr)
         return logps
+
+
+@torch.no_grad()
+def score_batches(
+    logps: Tensor, batches: Iterable[list[int]], score: Score, accumulate: int
+) -> Tensor:
+    """Fill in the rows of these batches, asked for in the pieces in which steps meet them.
+
+    Args:
+        logps: (items, 2), on the CPU; NaN where nothing is known.
+        score: asks the reference for the items of a piece.
+
+    Returns:
+        what all processes have found.
+    """
+    group = processes()
+    for batch in batches:
+        for piece in micro_batches(batch, accumulate, group):
+            for part, found in score(piece):
+                logps[part] = found.cpu()
+    for others in group.gather(logps):
+        logps = logps.where(~logps.isnan(), others)
+    return logps
 
 
 def save_scores(path: Path, follow_from: dict[str, str], logps: Tensor) -> None:
