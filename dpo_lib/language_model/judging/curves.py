@@ -19,6 +19,7 @@ PANELS = (
     ("length of a completion, tokens", ("completions/mean_length",)),
     ("share of completions that ended by themselves", ("completions/ended",)),
     ("share of 4-grams that stood there before", ("completions/repetition",)),
+    ("share of prompts whose completions tie", ("completions/ties",)),
 )
 POINTS = 200  # of a training curve; a longer run is drawn as means of neighbours
 

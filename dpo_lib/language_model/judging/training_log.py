@@ -53,24 +53,32 @@ class Log:
         return bool(self.series("rewards/margins") and self.series("logps/chosen"))
 
     @property
+    def draws(self) -> bool:
+        """Whether the run draws its own pairs, and so meets none twice (online DPO)."""
+        return self.is_dpo and bool(self.series("objective/scores"))
+
+    @property
     def complete(self) -> list[dict]:
         """Rows with all that DPO logs, every number finite."""
         return [row for row in self.rows if all(is_finite(row.get(name)) for name in NEEDED)]
 
     @property
     def epochs(self) -> list[list[dict]]:
-        """The rows of each epoch that is logged in full, step by step."""
+        """The rows of each epoch over the same pairs that is logged in full, step by step."""
         rows = [row for row in self.complete if is_finite(row.get("epoch"))]
-        if not rows or [row["step"] for row in rows] != list(range(1, len(rows) + 1)):
+        if self.draws or not rows or [row["step"] for row in rows] != list(range(1, len(rows) + 1)):
             return []
         parts = [list(part) for _, part in groupby(rows, lambda r: math.ceil(r["epoch"] - EXACT))]
         return [part for part in parts if len(part) == len(parts[0])]
 
     @property
     def fresh(self) -> list[dict]:
-        """Rows of the first epoch, in which each pair is scored before it is trained on."""
+        """Rows of the first epoch, in which each pair is scored before it is trained on.
+
+        None of a run that draws its pairs: its policy has made them itself.
+        """
         rows = [row for row in self.complete if is_finite(row.get("epoch"))]
-        return [row for row in rows if row["epoch"] <= 1 + EXACT]
+        return [row for row in rows if row["epoch"] <= 1 + EXACT and not self.draws]
 
     @property
     def loss_name(self) -> str:
@@ -105,10 +113,11 @@ def read_log(path: str | Path) -> Log:
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a training log (not UTF-8 text)") from None
     found = [row for row in _rows(text, path) if isinstance(row.get("step"), int)]
-    rows = [row for row in found if "loss" in row or "objective/kl" in row]
+    named = {"loss", "objective/kl", "objective/scores"}
+    rows = [row for row in found if named & row.keys()]
     if not rows:
         raise ValueError(f"{path}: not a training log (no row with a step and a loss)")
-    measured = [row for row in found if "eval_loss" in row]
+    measured = [row for row in found if any(name.startswith("eval_") for name in row)]
     return Log(rows, _settings(path.with_name("settings.json")), measured)
 
 

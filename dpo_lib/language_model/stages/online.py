@@ -221,7 +221,7 @@ class OnlineDPO(DPO):
             "completions/ties": self.pairs.count(None) / self.items,
         }
 
-    def rows(self, step: int) -> dict[str, list[dict]]:
+    def kept(self, step: int) -> dict[str, list[dict]]:
         """The pairs of a round with its first step, as text: rows that `dpo dpo` reads."""
         number, within = divmod(step - 1, self.settings.refresh_every)
         if within:

@@ -77,7 +77,7 @@ def _loop(learner: Learner, run: RunFolder, bar: Progress, trackers: Trackers) -
     with Signals() as signals:
         while not learner.finished:
             record = learner.update()
-            run.log(record, bar.advance(record), learner.stage.rows(record["step"]))
+            run.log(record, bar.advance(record), learner.stage.kept(record["step"]))
             trackers.log(record)
             best = _measure(learner, run, bar, trackers)
             stopped = learner.group.any(signals.received)

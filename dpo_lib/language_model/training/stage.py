@@ -32,7 +32,7 @@ class Stage(ABC):
     items: int  # training items of one epoch; a batch is a list of indices below it
     tokens: int | None = None  # of all items; None if that cannot be known
     fingerprint: dict[str, str]  # hashes of data, tokenizer, model, reference: fixed for a run
-    keeps: tuple[str, ...] = ()  # files of the run's folder that `rows` adds to
+    keeps: tuple[str, ...] = ()  # files of the run's folder that `kept` adds to
     may_shard = False  # whether `backward` passes through its modules once, whatever the items
 
     def layout(self) -> dict[str, str]:
@@ -71,7 +71,7 @@ class Stage(ABC):
         """What else the log says of a step, beside the means of `backward`."""
         return {}
 
-    def rows(self, step: int) -> dict[str, list[dict]]:
+    def kept(self, step: int) -> dict[str, list[dict]]:
         """What a step adds to the files of `keeps`, once it is taken: name -> JSON objects."""
         return {}
 

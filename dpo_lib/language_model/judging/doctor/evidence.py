@@ -4,6 +4,7 @@ import math
 from statistics import fmean, stdev
 
 from dpo_lib.language_model.judging.training_log import EXACT, Log, is_number
+from dpo_lib.language_model.settings import MOVING, START
 
 LN2 = math.log(2)
 CONVEX = {"sigmoid", "cdpo", "robust", "hinge", "ipo"}  # in the margin, and of nothing else
@@ -24,7 +25,12 @@ def is_still(log: Log) -> bool:
 
 def has_its_own_reference(log: Log) -> bool:
     """The settings name a reference other than the model, so nothing need start at margin 0."""
-    return log.settings.get("reference") not in (None, log.settings.get("model"))
+    return log.settings.get("reference") not in (*START, log.settings.get("model"))
+
+
+def reference_follows(log: Log) -> bool:
+    """The reference is the policy as each round of online DPO begins, or nobody says it is not."""
+    return log.draws and log.settings.get("reference", MOVING) == MOVING
 
 
 def rounding(log: Log, pairs: int | None = None) -> float:
