@@ -53,7 +53,7 @@ from dpo_lib.language_model.settings import (
 )
 from dpo_lib.language_model.stages import DPO, SFT, OnlineDPO, Reward
 from dpo_lib.language_model.stages.reward import rewards_of
-from dpo_lib.language_model.training import train
+from dpo_lib.language_model.training import checkpoint, train
 from dpo_lib.language_model.worlds import write_world
 
 SHAPE = dict(n_layer=2, n_embd=64, n_head=4, n_positions=128)  # chapter 17's GPT-2
@@ -112,12 +112,14 @@ def judge_seed(folder: Path, seed: int, size: Size) -> dict[str, Judged]:
     found = {}
     for method in ["sft", *methods]:
         began = time.perf_counter()
-        found[method] = runs.judge(runs.sft if method == "sft" else runs.policy(method))
+        model = runs.sft if method == "sft" else runs.policy(method)
+        found[method] = runs.judge(model)
         row = found[method]
         figures = [estimate(row.reward), estimate(row.kl)]
         columns = "".join(f"{figure!s:>16}" for figure in figures)
         seconds = time.perf_counter() - began
         print(f"{seed:4} {method:8}{columns}{row.length.mean():8.1f}{seconds:9.0f}", flush=True)
+    print(f"{seed:4} {runs.read_back('frozen')}")
     return found
 
 
@@ -171,6 +173,18 @@ class Runs:
                 line = {"prompt": row.prompt, "chosen": better, "rejected": worse}
                 file.write(json.dumps(line) + "\n")
         return path
+
+    def read_back(self, method: str) -> str:
+        """How many of the last round's completions have one reading in tokens, as pairs.jsonl."""
+        drawn = checkpoint.load(self.folder / method).tensors
+        rows = zip(drawn["drawn/tokens"].tolist(), drawn["drawn/lengths"].tolist(), strict=True)
+        ids, eos = [tuple(row[:length]) for row, length in rows], self.tokenizer.eos_token_id
+        texts = [self.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
+        again = [(*self.tokenizer(text)["input_ids"], eos) for text in texts]
+        same = sum(one == other for one, other in zip(ids, again, strict=True)) / len(ids)
+        cut = sum(row[-1] != eos for row in ids) / len(ids)
+        kept = f"{same:.1%} of {len(ids):,} completions keep their tokens as text"
+        return f"{method}: {kept}; {cut:.1%} were cut"
 
     def judge(self, model: str) -> Judged:
         """Draw completions of held-out prompts, by the same random numbers for every policy."""

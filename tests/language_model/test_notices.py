@@ -48,6 +48,7 @@ def run_everything(names, tmp_path):
     short = ["--max-new-tokens", "4"]
     ppo = ["--model", model, *data, "--reward", reward, "--out", str(tmp_path / "ppo")]
     main(["ppo", *ppo, *STEPS, *short])
+    main(["online", *ppo[:-1], str(tmp_path / "online"), *STEPS, *short])
     main(["sample", "--model", dpo, "--prompt", "This film", *short])
     models = ["--model", dpo, "--reference", model, "--reward", reward]
     main(["evaluate", *models, *data, "--prompts", "2", *short])
