@@ -41,7 +41,7 @@ def program(folder, text, *arguments):
 
 def sequences(tokenizer, *texts):
     ids = [[tuple(tokenizer(part)["input_ids"]) for part in pair] for pair in texts]
-    return [(prompt, completion + (tokenizer.eos_token_id,)) for prompt, completion in ids]
+    return [(prompt, (*completion, tokenizer.eos_token_id)) for prompt, completion in ids]
 
 
 PAIRS = (("This film", " is wonderful."), ("Café — é", ' says "no"\n\ttwice'), ("A", ""))
@@ -142,22 +142,12 @@ def test_on_the_command_line_a_bad_judge_is_one_line_and_exit_code_2(
         RewardModel(model).save(train_tokenizer(300), other)
         reward, wanted = str(other), f"reward {other}: its tokenizer is not that of"
     told = ["--model", named["model"], "--data", named["data"], "--reward", reward]
-    told += ["--max-new-tokens", "4", "--batch-size", "4"]
+    told += ["--max-new-tokens", "4", "--batch-size", "4", "--max-length", "100"]
     out = ["--out", str(tmp_path / "run")]
     told = {
         "online": ["online", *told, *out],
         "ppo": ["ppo", *told, *out],
-        "samples": [
-            "sft",
-            *told,
-            *out,
-            "--max-length",
-            "100",
-            "--samples",
-            "2",
-            "--eval-data",
-            named["data"],
-        ],
+        "samples": ["sft", *told, *out, "--samples", "2", "--eval-data", named["data"]],
         "evaluate": ["evaluate", *told, "--reference", named["model"], "--prompts", "2"],
     }[command]
     capfd.readouterr()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -191,9 +192,8 @@ def test_rewards_are_exactly_0_where_the_reference_is_the_policy(tokenizer, tmp_
     """The first step of each round with a moving reference, that of the first with a fixed one."""
     changes = dict(reference=reference, refresh_every=3, accumulate=2, steps=9)
     log, _ = run(make(tokenizer, tmp_path / "run", **changes))
-    exact = [
-        line["step"] for line in log if line["rewards/chosen"] == line["rewards/rejected"] == 0
-    ]
+    at_0 = [(line["rewards/chosen"], line["rewards/rejected"]) == (0, 0) for line in log]
+    exact = [line["step"] for line, zero in zip(log, at_0, strict=True) if zero]
     assert exact == ([1, 4, 7] if reference == "moving" else [1])
     for line in log:
         if line["step"] in exact:
@@ -446,8 +446,6 @@ def test_a_program_that_dies_in_mid_run_leaves_a_run_that_goes_on(named, tmp_pat
         "for row in rows: print(len(row['completion']))\n"
     )
     (tmp_path / "judge.py").write_text(script)
-    import sys
-
     calls = tmp_path / "calls"
     told = ["--model", named["model"], "--data", named["data"], "--steps", "4", "--save-every", "1"]
     told += ["--max-length", "100", "--max-new-tokens", "8", "--batch-size", "4", "--lr", "1e-3"]
@@ -476,9 +474,8 @@ def test_it_is_watched_by_samples_and_the_best_is_saved(named, tmp_path):
     assert max(by_kl) == min(best + 2, 4)  # ended after one that is no better
     weights = checkpoint.load_at(path, best).tensors
     saved = GPT2LMHeadModel.from_pretrained(path / "model").state_dict()
-    assert all(
-        torch.equal(saved[name], weights.get(f"policy/{name}", saved[name])) for name in saved
-    )
+    names = [name for name in saved if f"policy/{name}" in weights]
+    assert names and all(torch.equal(saved[name], weights[f"policy/{name}"]) for name in names)
     assert len(list((path / "samples.jsonl").open())) == 4 * len(by_kl)
 
 
