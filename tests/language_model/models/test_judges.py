@@ -1,10 +1,12 @@
 """What scores a completion, a program of the user's above all: every way in which it can fail."""
 
+import re
 import shlex
 import sys
 
 import pytest
 import torch
+from conftest import ROOT
 from small_world import small_world
 
 from dpo_lib.__main__ import main
@@ -71,6 +73,15 @@ for line in sys.stdin:
     )
     assert own.tolist() == pytest.approx(true.tolist())
     assert own.tolist() == pytest.approx([reviews.reward(*pair) for pair in texts])
+
+
+def test_the_program_of_the_documentation_is_one(tokenizer, tmp_path):
+    page = (ROOT / "docs/training.md").read_text()
+    text = re.search(r"```python\n(import json, sys\n.*?)```", page, re.DOTALL)[1]
+    words = [" word" * count for count in (20, 18, 25)]
+    given = sequences(tokenizer, *(("A", answer) for answer in words))
+    score = named_judge(program(tmp_path, text), tokenizer, "cpu").score
+    assert score(given).tolist() == [0, -2, -5]
 
 
 def test_arguments_are_quoted_as_for_a_shell_which_there_is_none(tokenizer, tmp_path):
