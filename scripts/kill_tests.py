@@ -60,7 +60,7 @@ OWN = {
     "reward": WATCHED,
     "dpo": WATCHED | SAMPLED | dict(metric_for_best_model="rewards/margins"),
     "online": ONLINE | dict(reference="moving", refresh_every=3),
-    "online-1": ONLINE | dict(num_generations=3),
+    "online-1": ONLINE | dict(num_generations=6, max_new_tokens=24),  # fewer would all tie
     "ppo": WATCHED
     | SAMPLED
     | dict(reward="true", epochs=2, minibatches=2, metric_for_best_model="objective/kl"),
