@@ -163,7 +163,7 @@ class JudgedSettings(SampledSettings):
     """Settings of a stage that learns without a reward, and may have its samples judged by one."""
 
     reward: Annotated[str | None, HELD_OUT] = None
-    """What scores the samples, as --reward of ppo."""
+    """Judge of the samples, a reward model's folder, "true", or "command", a colon, a program."""
 
     def __post_init__(self):
         super().__post_init__()

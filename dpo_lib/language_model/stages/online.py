@@ -156,14 +156,15 @@ class OnlineDPO(DPO):
         self.drawn.record(ref_logps=found.nan_to_num(0.0))  # ties have none, and are never read
 
     def _judged(self, number: int) -> dict[str, Tensor]:
-        """Draw and score the completions of a round."""
+        """Draw the completions of a round and, in the main process, have them scored."""
         settings = self.settings
+        score = self.judge.score if processes().main else None  # a program is asked once
         chosen = next_items(settings.seed, number, self.items, len(self.prompts))
         with precision(settings, self.policy.device):
             drawn = sample(
                 self.policy,
                 [self.prompts[place] for place in chosen],
-                self.judge.score,
+                score,
                 self.tokenizer.eos_token_id,
                 samples=settings.num_generations,
                 max_new_tokens=settings.max_new_tokens,
@@ -171,10 +172,11 @@ class OnlineDPO(DPO):
                 seed=derive_seed(settings.seed, 0, number),
                 batch_size=settings.batch_size,
             )
-        check_finite("scores", drawn.rewards)
         repeated = [place for place in chosen for _ in range(settings.num_generations)]
         self.drawn.take(repeated, [completion for _, completion in drawn.sequences])
-        self.drawn.record(scores=drawn.rewards.flatten())
+        if drawn.rewards is not None:
+            check_finite("scores", drawn.rewards)
+            self.drawn.record(scores=drawn.rewards.flatten())
         return self.drawn.state_dict()
 
     def label(self) -> None:

@@ -45,9 +45,9 @@ class Processes:
         return values
 
     def from_main(self, work: Callable[[], T]) -> T:
-        """What the main process finds, for everyone; where it raises a ValueError, all do."""
+        """All do the work, none waits; all take what the main process finds, or its ValueError."""
         try:
-            found = work() if self.main else None
+            found = work()
         except ValueError as error:
             found = error
         found = self.gather(found)[0]
