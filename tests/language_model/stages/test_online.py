@@ -245,12 +245,23 @@ def test_rounds_that_reach_their_optimum_with_a_moving_reference_divide_beta(rou
     assert (rounds == 1) == torch.allclose(log_policy, once, atol=1e-6)
 
 
-def test_a_batch_without_a_pair_moves_nothing_and_says_so(tokenizer, tmp_path):
+class AmongOthers(Processes):
+    """Where a process without an item has a gradient of zeros, as among several."""
+
+    def sum_gradients(self, parameters):
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+
+
+@pytest.mark.parametrize("group", [Processes(), AmongOthers()])
+def test_a_batch_without_a_pair_moves_nothing_and_says_so(tokenizer, tmp_path, group):
     """Beside batches that have some: weights and optimiser stay, the log has no NaN."""
     rare = lambda sequences: torch.tensor([float(y == (0, 0, EOS)) for _, y in sequences])  # noqa: E731
     changes = dict(batch_size=1, steps=12, refresh_every=12, reference="moving", seed=2)
     stage = make(tokenizer, tmp_path / "run", scores=rare, **changes)
     learner = Learner(stage)
+    learner.group = group
     learner.start(None)
     empty = []
     for _ in range(12):
