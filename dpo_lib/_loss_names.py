@@ -61,7 +61,9 @@ def check_loss(name: str, beta: float, **told: float | str | None) -> str:
             raise ValueError(f"the loss {name} needs alpha")
         check_alpha(told["alpha"])
     if name == "orpo" and told["rpo_alpha"] is not None:
-        raise ValueError(f"orpo has an SFT term already: leave out rpo_alpha, {told['rpo_alpha']}")
+        raise ValueError(
+            f"orpo has an SFT term already: leave out rpo_alpha, got {told['rpo_alpha']}"
+        )
     for setting in ("dpop_lambda", "simpo_gamma", "rpo_alpha"):
         value = told[setting]
         if value is not None and not 0 <= value < math.inf:
