@@ -200,21 +200,21 @@ class DPOSettings(PreferenceSettings, JudgedSettings):
     beta: Annotated[float, _DPO] = 0.1
     """Reward units per nat; larger stays closer. Per token (sigmoid_norm, simpo) 2 to 10."""
     loss: Annotated[LossName, _DPO] = "sigmoid"
-    """sigmoid is equation (7); docs/training.md says what the others are for."""
+    """sigmoid is equation (7); chapter 15 of the book and docs/training.md have the others."""
     label_smoothing: Annotated[float, _DPO] = 0.0
     """The share of labels that are wrong, below 1/2; for cdpo, robust and exo_pair."""
     alpha: Annotated[float | None, _DPO] = None
     """The weight of the rejected answer, 0 to 1; unlikelihood needs it."""
     dpop_lambda: Annotated[float | None, _DPO] = None
-    """What dpop adds to the weight of a negative reward of the chosen answer; its paper's 50."""
+    """What dpop adds to the weight of a negative reward of the chosen answer; 50 if not given."""
     simpo_gamma: Annotated[float | None, _DPO] = None
-    """Reward units by which simpo wants the chosen answer ahead; TRL's 0.5."""
+    """Reward units by which simpo wants the chosen answer ahead; 0.5 if not given."""
     rpo_alpha: Annotated[float | None, _DPO] = None
     """Weight of an SFT term, the chosen answer's loss per token; none if not given, often 1."""
     f_divergence_type: Annotated[DivergenceName, _DPO] = "reverse_kl"
     """Divergence from the reference, for losses of a margin; reverse_kl is the paper's."""
     f_alpha_divergence_coef: Annotated[float | None, _DPO] = None
-    """Alpha of alpha_divergence, 0 is forward and 1 reverse KL; TRL's 0.5."""
+    """Alpha of alpha_divergence, 0 is forward and 1 reverse KL; 0.5 if not given."""
 
     def __post_init__(self):
         super().__post_init__()
