@@ -1,6 +1,6 @@
 """f-divergences in the place of the KL: what becomes of (3), (4), (5), (6), and of a loss.
 
-D_f(pi || pi_ref) = E_ref[f(t)] with t = pi / pi_ref, f convex, f(1) = 0 and here f'(1) = 0:
+D_f(pi || pi_ref) = E_ref[f(t)] with t = pi / pi_ref, f convex, f(1) = 0 and here f'(1) = 0::
 
     name              f(t)                                       f'(t)
     reverse_kl        t log t - t + 1                            log t
@@ -9,7 +9,7 @@ D_f(pi || pi_ref) = E_ref[f(t)] with t = pi / pi_ref, f convex, f(1) = 0 and her
     alpha_divergence  (t^a - a t + a - 1) / (a (a - 1))          (t^(a - 1) - 1) / (a - 1)
 
 Reverse KL is the paper's, and the limit of the last line at a = 1; forward KL, which is
-KL(pi_ref || pi), is its limit at a = 0. With D_f in the place of the KL,
+KL(pi_ref || pi), is its limit at a = 0. With D_f in the place of the KL::
 
     (3)  E_pi[r] - beta D_f(pi || pi_ref)
     (4)  pi = pi_ref g((r - c(x)) / beta), g the inverse of f'

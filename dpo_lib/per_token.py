@@ -15,7 +15,7 @@ from dpo_lib.losses import dpo_loss, reward_loss
 
 
 def per_token(logps: Tensor, lengths: Tensor) -> Tensor:
-    """log pi(y | x) / |y|, the mean over the answer's tokens.
+    """The mean over an answer's tokens of their log-probabilities, from the sum.
 
     Args:
         logps: summed over tokens, shape (batch,), nats.
@@ -27,7 +27,7 @@ def per_token(logps: Tensor, lengths: Tensor) -> Tensor:
 
 
 def nll_loss(policy_chosen_logps: Tensor, chosen_lengths: Tensor) -> Tensor:
-    """-log pi(y_w | x) / |y_w|, what `rpo_alpha` times is added to a loss: the SFT term.
+    """The SFT term, which a loss gets `rpo_alpha` times: minus the chosen log pi per token.
 
     TRL 1.16 writes it as loss_type ["sigmoid", "sft"] with loss_weights [1, rpo_alpha]. Its `sft`
     is the mean over all tokens of the batch, in which a long answer has more weight; where all
