@@ -166,7 +166,8 @@ def _prompt_ids(texts: Sequence[str], tokenizer, places: Sequence[str]) -> list[
     start = (eos if bos is None else bos,)
     found = [ids or start for ids in _encode(texts, tokenizer, places)]
     for ids, place in zip(found, places, strict=True):
-        if bos not in (None, eos) and ids.count(bos) > 1:
+        # Llama 2 begins every question with one; two side by side are a mistake.
+        if bos not in (None, eos) and (bos, bos) in zip(ids, ids[1:], strict=False):
             raise DataError(f"{place}: the chat template writes {tokenizer.bos_token} twice")
     return found
 

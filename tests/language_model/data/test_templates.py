@@ -299,6 +299,10 @@ BY_IDS = {  # template, its CONTENT and what it OPENS; history and answer; the i
                  [BOS, USER, *b"q", BOT], [*b"c", END]),
     "a system message above the question": (SYSTEM_ABOVE, "", "", (SYSTEM, "c"),
                  [BOS, USER, *b"[S]q", BOT], [*b"c", END]),
+    "a bos before every question, as Llama 2 has it": (
+                 TURNS.replace("{{ bos_token }}", "").replace("'<u>'", "bos_token + '<u>'"),
+                 "{{ m.content }}", "", (turns("a", "b", "q"), "c"),
+                 [BOS, USER, *b"a", BOT, *b"b", END, BOS, USER, *b"q", BOT], [*b"c", END]),
     "several turns": (TURNS, "{{ m.content }}", "", (turns("a", "b", "q"), "c"),
                  [BOS, USER, *b"a", BOT, *b"b", END, USER, *b"q", BOT], [*b"c", END]),
     "blanks stripped": (TURNS, "{{ m.content | trim }}", "", (turns(" q"), " c\n"),
