@@ -17,7 +17,8 @@ from transformers import (
 EOS = "<|endoftext|>"
 SHAPES = ("gpt2", "llama")
 WIDE = 0.15  # standard deviation of weights: log-ratios of a few nats, as after some training
-WORDS = "the film was good bad very long and short of a story with its end said who saw it".split()
+TEXT = "the film was good bad very long and short of a story with its end said who saw it"
+WORDS = TEXT.split()
 
 
 def byte_level(special: list[str] = (), adds_bos: bool = False, **named) -> PreTrainedTokenizerFast:
@@ -38,7 +39,7 @@ def byte_level(special: list[str] = (), adds_bos: bool = False, **named) -> PreT
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([" ".join(WORDS)] * 3, trainer)
+    tokenizer.train_from_iterator([TEXT] * 3, trainer)
     if adds_bos:
         bos = named["bos_token"]
         tokenizer.post_processor = TemplateProcessing(

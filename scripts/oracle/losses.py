@@ -1,11 +1,10 @@
-"""Every loss against TRL's own trainers: value and gradient through a model, and as a formula.
+"""Every loss against TRL's own trainers, value and gradient, through a model.
 
-Through the model: TRL makes a batch of pairs of unequal lengths, computes its loss in its trainer
+TRL makes a batch of pairs of unequal lengths, computes its loss in its trainer
 and goes back to the parameters; ours is the mean of `choose_loss` at our summed log-probabilities
 of the same token ids, all in float64. TRL's DPO and KTO trainers take log-probabilities in float32
 whatever the model is, so each claim is tried twice: with TRL as it comes, to float32's rounding,
-and with a head in float64 in its place, to float64's. As a formula: the same trainer, told what
-the log-probabilities are; these numbers are stored for the tests.
+and with a head in float64 in its place, to float64's.
 
 A loss enters by a line of `CLAIMS`, and is looked up when it is compared: one that the library
 does not have yet is a row that says so.
@@ -21,8 +20,6 @@ from unittest.mock import patch
 
 import torch
 from datasets import Dataset
-from oracle.folders import SHAPES, pairs_as_text
-from oracle.rows import DIFFERENT, EQUAL, MISSING, Row, judged, relative
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
@@ -32,6 +29,8 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 from dpo_lib.language_model.data.tokens import Pair
 from dpo_lib.language_model.scoring.logprobs import completion_logps, pair_logps
 from dpo_lib.variants import LOSSES, choose_loss
+from oracle.folders import SHAPES, pairs_as_text
+from oracle.rows import DIFFERENT, EQUAL, MISSING, Row, judged, relative
 
 try:
     from dpo_lib.unpaired import kto_loss
@@ -42,12 +41,6 @@ BETAS = (0.1, 0.5)
 AS_IT_COMES, EXACT = 1e-5, 1e-11  # relative, of value and gradient
 PLAIN = dict(report_to="none", disable_tqdm=True, use_cpu=True, bf16=False, save_strategy="no",
              gradient_checkpointing=False, dataloader_pin_memory=False)  # fmt: skip
-# Log-probabilities of chosen and rejected under policy and reference, their lengths, beta, epsilon.
-CASES = [
-    (-34.5, -41.25, -36.0, -40.5, 5, 8, 0.5, 0.1),
-    (-3.0, -7.0, -3.5, -6.25, 2, 2, 1.0, 0.001),
-    (-12.0, -9.5, -10.25, -11.0, 9, 4, 0.1, 0.25),
-]
 
 
 @dataclass(frozen=True)
@@ -228,12 +221,12 @@ def _plain_head(model: PreTrainedModel, **_) -> None:
         kept = labels[:, 1:] != -100
         targets = labels[:, 1:].clamp(min=0)[..., None]
         logps = output.logits[:, :-1].log_softmax(-1).gather(-1, targets)[..., 0] * kept
-        return _with_blanks(logps)
+        return with_blanks(logps)
 
     model.forward = forward
 
 
-def _with_blanks(logps: Tensor) -> SimpleNamespace:
+def with_blanks(logps: Tensor) -> SimpleNamespace:
     blank = torch.zeros_like(logps)
     return SimpleNamespace(log_probs=logps, entropy=blank, mean_logits=blank, is_top1=blank.bool())
 
@@ -282,6 +275,7 @@ def _load(folder: Path, shape: str, role: str) -> PreTrainedModel:
 
 
 def _theirs(trainer) -> tuple[float, Tensor]:
+    trainer.model.train()
     batch = next(iter(trainer.get_train_dataloader()))
     loss = trainer.compute_loss(trainer.model, batch)
     return loss.item(), _gradient(loss, trainer.model)
@@ -363,66 +357,3 @@ def _kto_run(claim: Claim, folder: Path, shape: str, run: int, tokenizer) -> dic
     found = {"ours": value.item(), "trl": loss, "caused": 0.0}
     apart = max(relative(value.item(), loss), _apart(_gradient(value, policy), gradient))
     return found | {"apart": apart}
-
-
-# ---- as formulas: the numbers that tests/test_variants.py is held to
-
-
-def formulas(folder: Path, tokenizer) -> dict[str, list[float]]:
-    """TRL's own value of each loss at `CASES`, by our name and settings, in float64.
-
-    ORPO's odds ratio and the alpha divergence are float32 in TRL, whatever they are given.
-    """
-    rows = pairs_as_text(1)
-    found: dict[str, list[float]] = {}
-    for name in (*_PAIRWISE, *_DIVERGENCES):
-        settings = _DIVERGENCES.get(name, {"loss_type": name})
-        found[name] = []
-        for *numbers, beta, epsilon in CASES:
-            trainer = make_trainer(
-                DPOTrainer, folder, "gpt2", tokenizer, rows, beta=beta, label_smoothing=epsilon,
-                **settings,
-            )  # fmt: skip
-            dtype = torch.float32 if name == "alpha_divergence" else torch.float64
-            found[name].append(_told(trainer, *numbers, dtype=dtype))
-    found["simpo"] = [_simpo(folder, tokenizer, rows, *case) for case in CASES]
-    found["orpo"] = [_orpo(folder, tokenizer, rows, *case) for case in CASES]
-    return found
-
-
-_PAIRWISE = ("sigmoid", "robust", "hinge", "ipo", "exo_pair", "nca_pair", "bco_pair", "sppo_hard",
-             "apo_zero", "apo_down", "discopop", "sigmoid_norm")  # fmt: skip
-_DIVERGENCES = {
-    name: dict(loss_type="sigmoid", f_divergence_type=name, f_alpha_divergence_coef=0.5)
-    for name in ("forward_kl", "js_divergence", "alpha_divergence")
-} | {"rpo_alpha": SFT | {"loss_weights": [1.0, 0.5]}}
-
-
-def _told(trainer: DPOTrainer, pc, pr, rc, rr, chosen, rejected, dtype=torch.float64) -> float:
-    """TRL's loss of one pair if the log-probabilities are these, all in the first token."""
-    mask = torch.zeros(2, 1 + max(chosen, rejected), dtype=torch.long)
-    for row, length in enumerate((chosen, rejected)):
-        mask[row, 1 : 1 + length] = 1
-
-    def model(*logps: float) -> Callable:
-        per_token = torch.zeros(mask[:, 1:].shape, dtype=dtype)
-        per_token[:, 0] = torch.tensor(logps, dtype=dtype)
-        return lambda **_: _with_blanks(per_token)
-
-    trainer.ref_model = model(rc, rr)
-    inputs = {"input_ids": torch.zeros_like(mask), "attention_mask": mask, "completion_mask": mask}
-    return trainer._compute_loss(model(pc, pr), inputs, return_outputs=False).item()
-
-
-def _simpo(folder, tokenizer, rows, pc, pr, rc, rr, chosen, rejected, beta, epsilon) -> float:
-    settings = dict(loss_type="simpo", beta=beta, simpo_gamma=0.5, cpo_alpha=0.0)
-    trainer = make_trainer(CPOTrainer, folder, "gpt2", tokenizer, rows, **settings)
-    means = (torch.tensor([v], dtype=torch.float64) for v in (pc / chosen, pr / rejected))
-    return trainer.cpo_loss(*means)[0].item()
-
-
-def _orpo(folder, tokenizer, rows, pc, pr, rc, rr, chosen, rejected, beta, epsilon) -> float:
-    """Minus its odds-ratio part, and the mean of the chosen answer's negative log-probability."""
-    trainer = make_trainer(ORPOTrainer, folder, "gpt2", tokenizer, rows, beta=beta)
-    means = (torch.tensor([v], dtype=torch.float64) for v in (pc / chosen, pr / rejected))
-    return -pc / chosen - trainer.odds_ratio_loss(*means)[0].item()

@@ -1,5 +1,6 @@
 """A comparison as a row of a table: equal, explained by a check that was made, or different."""
 
+import math
 from dataclasses import dataclass
 
 EQUAL, EXPLAINED, DIFFERENT, MISSING = "equal", "explained", "**differs**", "not in the library yet"
@@ -34,13 +35,20 @@ def judged(difference: float, tolerance: float, why: str = "", checked: bool = T
 
 
 def markdown(rows: list[Row], headings: tuple[str, ...]) -> list[str]:
-    """The lines of a table; `headings` are those of the five columns."""
-    rule = "|---|---:|---:|---:|---|"
-    lines = (
-        (row.name, _number(row.ours), _number(row.trl), _small(row.difference), row.verdict)
-        for row in rows
-    )
-    return [f"| {' | '.join(headings)} |", rule, *(f"| {' | '.join(line)} |" for line in lines)]
+    """The lines of a table, and below it the reasons, numbered, each once.
+
+    Args:
+        headings: of the five columns.
+    """
+    reasons: dict[str, int] = {}
+    lines = [f"| {' | '.join(headings)} |", "|---|---:|---:|---:|---|"]
+    for row in rows:
+        said, _, why = row.verdict.partition(": ")
+        if why:
+            said += f" ({reasons.setdefault(why, len(reasons) + 1)})"
+        cells = (row.name, _number(row.ours), _number(row.trl), _small(row.difference), said)
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", *(f"{number}. {why}." for why, number in reasons.items())]
 
 
 def _number(value: float | str) -> str:
@@ -48,4 +56,7 @@ def _number(value: float | str) -> str:
 
 
 def _small(value: float | None) -> str:
-    return "" if value is None else "0" if value == 0 else f"{value:.0e}".replace("e-0", "e-")
+    """A power of ten above it: the last digits of rounding are not the same everywhere."""
+    if not value:
+        return "" if value is None else "0"
+    return f"{value:.1g}" if value > 1e-3 else f"< 1e{math.ceil(math.log10(value))}"
