@@ -34,7 +34,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[1]
-TRL_ENVIRONMENT = ROOT / ".venv-trl"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is downloaded
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -44,7 +43,9 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 from torch.nn.utils import clip_grad_norm_  # noqa: E402
 
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+from trl_oracle import python_with_trl  # noqa: E402
+
 from dpo_lib.language_model.scoring.logprobs import pair_logps, pair_logps_in_parts, plain_logps  # noqa: E402
 from dpo_lib.losses import dpo_loss  # noqa: E402
 
@@ -364,17 +365,6 @@ def in_new_process(python: str, *arguments: str) -> dict | float:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def trl_python() -> str:
-    """The interpreter of .venv-trl, made at the first call; TRL is no dependency of ours."""
-    python = TRL_ENVIRONMENT / "bin/python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", TRL_ENVIRONMENT], check=True)
-        torch_version = torch.__version__.split("+")[0]
-        pip = [python, "-m", "pip", "install", "-q", f"torch=={torch_version}", "trl"]
-        subprocess.run(pip, check=True)
-    return str(python)
-
-
 def median_ratio(seconds: dict, name: str, base: list[float]) -> float:
     pairs = zip(seconds[name][WARM_UP:], base[WARM_UP:], strict=True)
     return statistics.median(a / b for a, b in pairs)
@@ -450,7 +440,7 @@ def part(arguments) -> dict | float:
 
 
 def table(arguments) -> None:
-    python = trl_python() if arguments.trl else sys.executable
+    python = str(python_with_trl()) if arguments.trl else sys.executable
     peaks = {"f32": matmul_peak(torch.float32), "bf16": matmul_peak(torch.bfloat16)}
     ours = ["ours", "ours, bf16"] if arguments.bf16 else ["ours"]
     plain = ["plain", "plain, bf16"] if arguments.bf16 else ["plain"]

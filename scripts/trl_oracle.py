@@ -8,6 +8,7 @@ installed it needs no network. It ends with exit code 1 if anything differs with
 What is compared is said in the modules of `oracle/`, a line for each loss.
 """
 
+import hashlib
 import json
 import os
 import subprocess
@@ -35,7 +36,8 @@ QUIET = {
 
 def python_with_trl() -> Path:
     """The interpreter of .venv-trl, which is made or completed where it has to be."""
-    python, wanted = ENVIRONMENT / "bin/python", "\n".join(WANTED)
+    python = ENVIRONMENT / "bin/python"
+    wanted = "\n".join([*WANTED, hashlib.sha256(LOCK.read_bytes()).hexdigest()])
     if STAMP.exists() and STAMP.read_text() == wanted:
         return python
     if not python.exists():

@@ -122,7 +122,7 @@ CLAIMS = [
     Claim("ipo", why="TRL divides each log-ratio by its length, (17) of the paper does not; equal "
           "at log-probabilities per token", cause=per_token("ipo")),
     Claim("cdpo", SMOOTHED, both(loss_type="sigmoid", label_smoothing=(0.1, 0.25)),
-          why="`sigmoid` in TRL 1.16 ignores label_smoothing: it is ours without smoothing",
+          why="TRL 1.16's `sigmoid` ignores label_smoothing: it is ours without smoothing",
           cause=lambda batch, settings: _ours(Claim("sigmoid"), batch, {"beta": settings["beta"]})),
     Claim("cdpo", SMOOTHED, both(loss_type="sigmoid", label_smoothing=(0.1, 0.25), cpo_alpha=0.0),
           CPOTrainer, label="cdpo, reference at 0, in TRL's `CPOTrainer`", no_reference=True),
@@ -152,10 +152,7 @@ CLAIMS = [
       for name, more in {"reverse_kl": {}, "forward_kl": {}, "js_divergence": {},
                          "alpha_divergence": dict(f_alpha_divergence_coef=(0.5, 0.8))}.items()),
 ]  # fmt: skip
-NOT_IN_TRL = {
-    "unlikelihood": "the paper's baseline; no loss of TRL's",
-    "dpop": "no loss of TRL's",
-}
+NOT_IN_TRL = ("unlikelihood", "dpop")
 NOT_HERE = "aot and aot_unpaired (no pair has a loss of its own), use_weighting (WPO), ld_alpha"
 
 
@@ -170,11 +167,7 @@ def compare(folder: Path, tokenizer) -> tuple[list[Row], float]:
         row, rounded = _row(claim, folder, tokenizer)
         rows.append(row)
         rounding = max(rounding, rounded)
-    lacking = [
-        Row(name, "", "", None, f"TRL has none: {why}")
-        for name, why in NOT_IN_TRL.items()
-        if name in LOSSES
-    ]
+    lacking = [Row(name, "", "", None, "TRL has none") for name in NOT_IN_TRL if name in LOSSES]
     return rows + lacking, rounding
 
 

@@ -7,7 +7,7 @@ of each of `RUNS`.
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -46,7 +46,8 @@ def compare(folder: Path, tokenizer) -> tuple[list[Row], dict[str, list[str]]]:
     found: dict[str, list[Row]] = {}
     for shape, accumulate in RUNS:
         ours, *theirs = _runs(folder, tokenizer, shape, accumulate)
-        rows = [_column(n, ours.log, theirs[0].log) for n in ours.log[0] if n in theirs[0].log[0]]
+        shared = [name for name in ours.log[0] if name in theirs[0].log[0] and name != "step"]
+        rows = [_column(name, ours.log, theirs[0].log) for name in shared]
         start = _weights(folder / f"{shape}-policy")
         for row in (*rows, *_held_out(ours, *theirs), _moved(start, ours, theirs[0])):
             found.setdefault(row.name, []).append(row)
@@ -112,7 +113,8 @@ def _theirs(
 
 def _steps_and_measured(log: list[dict]) -> tuple[list[dict], dict]:
     """The lines of the steps, and the last one of the held-out pairs."""
-    return [line for line in log if "loss" in line], [l for l in log if "eval_loss" in l][-1]
+    held_out = [line for line in log if "eval_loss" in line]
+    return [line for line in log if "loss" in line], held_out[-1]
 
 
 def _weights(path: Path) -> dict[str, torch.Tensor]:
@@ -135,20 +137,25 @@ def _ties_are_half(ours: list[float], theirs: list[float]) -> bool:
 
 
 REASONS: dict[str, tuple[str, Callable]] = {
-    "rewards/accuracies": ("a tie, as at the first step, is half right here and wrong in TRL; "
+    "rewards/accuracies": ("A tie, as at the first step, is half right here and wrong in TRL; "
                            "equal at the nine steps after it", _ties_are_half),
 }  # fmt: skip
 
 
 def _held_out(ours: Run, short: Run, whole: Run) -> list[Row]:
-    """Means over held-out pairs; TRL's with a short last batch, and with one batch."""
+    """The loss of held-out pairs, and the mean of them that differs most.
+
+    Args:
+        short, whole: TRL's, with a short last batch and with a single one.
+    """
+    why = "TRL's are means of the batches' means, a short last batch among them; equal in one batch"
     found = []
     for name in (n for n in ours.held_out if n in short.held_out and n.startswith("eval_")):
         a, b, c = (run.held_out[name] for run in (ours, short, whole))
-        why = "TRL's is the mean of the batches' means, a short last batch among them; equal in one"
         verdict = judged(relative(a, b), TOLERANCE, why, relative(a, c) <= TOLERANCE)
         found.append(Row(name, a, b, relative(a, b), verdict))
-    return found
+    loss, *means = found
+    return [loss, replace(_worst(means), name="eval_rewards/*, eval_logps/*")]
 
 
 def _moved(start: dict, ours: Run, theirs: Run) -> Row:

@@ -15,7 +15,8 @@ def text(
     texts: dict[str, str],
 ) -> str:
     """The page, of the results of `losses`, `metrics` and `templates`."""
-    used = ", ".join(f"{name} {version}" for name, version in versions.items())
+    named = {"trl": "TRL"}
+    used = ", ".join(f"{named.get(name, name)} {version}" for name, version in versions.items())
     sections = [
         ["# Compared with TRL"],
         [f"Written by `python scripts/trl_oracle.py` with {used}; every number and verdict is the "
@@ -49,7 +50,8 @@ def _metrics(rows: list[Row], alone: dict[str, list[str]]) -> list[list[str]]:
         ["## Log and weights"],
         ["Ten steps of AdamW in float32 from the same folder, on the same batches in the same "
          "order: a GPT-2, and a Llama with two micro-batches a step. Values are those of the last "
-         "step of the run that differs more, the difference is the largest of all steps, relative "
+         "step of the run that differs more, of held-out means those of the one that differs most;"
+         " the difference is the largest of all steps, relative "
          "to the column's largest value."],
         markdown(rows, ("column", *COLUMNS)),
         [f"TRL logs, and we do not: {', '.join(listed)}."],
@@ -66,9 +68,15 @@ def _token_ids(conversations: dict[str, dict[str, str]], texts: dict[str, str]) 
         [f"| chat template | {' | '.join(names)} |",
          f"|---{'|---' * len(names)}|",
          *(f"| {name} | {' | '.join(row.values())} |" for name, row in conversations.items())],
-        ["| plain text | |", "|---|---|", *(f"| {name} | {v} |" for name, v in texts.items())],
+        ["| other rows | | | |", "|---|---|---|---|", *_two_abreast(texts)],
         [f"- {letter}: {why}." for letter, why in sorted(reasons.items())],
     ]  # fmt: skip
+
+
+def _two_abreast(verdicts: dict[str, str]) -> list[str]:
+    cells = [f"{name} | {verdict}" for name, verdict in verdicts.items()]
+    cells += [" | "] * (len(cells) % 2)
+    return [f"| {left} | {right} |" for left, right in zip(cells[::2], cells[1::2], strict=True)]
 
 
 __all__ = ["DIFFERENT", "text"]

@@ -74,6 +74,12 @@ QWEN_3 = (
     "{{ '<|im_start|>' + m.role + '\n' + content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+DEEPSEEK = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}"
+    "{% elif m.role == 'user' %}{{ '<|User|>' + m.content }}"
+    "{% else %}{{ '<|Assistant|>' + m.content.split('</think>')[-1] + eos_token }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|Assistant|><think>\n' }}{% endif %}"
+)
 IM = ("<|im_start|>", EOS)
 SENTENCEPIECE = dict(bos_token="<s>", eos_token="</s>", adds_bos=True)
 TOKENIZERS = {
@@ -86,6 +92,7 @@ TOKENIZERS = {
     "Zephyr": (ZEPHYR, (), SENTENCEPIECE),
     "Mistral v3": (MISTRAL, ("[INST]", "[/INST]"), SENTENCEPIECE),
     "Qwen 3": (QWEN_3, IM, dict(eos_token="<|im_end|>")),
+    "DeepSeek R1": (DEEPSEEK, ("<|User|>", "<|Assistant|>"), SENTENCEPIECE),
 }  # fmt: skip
 
 
@@ -143,6 +150,9 @@ TEXTS = {
     "transcripts that hold the prompt": (
         GPT_2, {"chosen": f"{TALK} It was good", "rejected": f"{TALK} It was bad"}),
     "a text and two conversations": (QWEN, whole(pair(ASKED)) | QUESTION),
+    "conversations that part early": (
+        QWEN, {"chosen": whole(pair(LATER))["chosen"], "rejected": turns(
+            "How was the film?", "Bad.", "And its end?", "Bad, I said.")}),
 }  # fmt: skip
 
 
@@ -229,8 +239,8 @@ def with_start(tokenizer, made: Made) -> Made:
 CHANGES: dict[str, tuple[Callable, str]] = {
     "a": (cut_at_eos, "TRL also learns what the template writes after the EOS, a line feed, which "
           "nobody generates; ours ends with the EOS"),
-    "b": (with_eos, "this template ends an answer in a token that is not the EOS, and TRL leaves "
-          "it at that; ours adds the EOS, at which sampling stops"),
+    "b": (with_eos, "This template ends an answer in another token than the EOS, and TRL leaves it "
+          "at that; ours adds the EOS, at which sampling stops"),
     "c": (with_start, "TRL leaves the prompt empty, so that the answer's first token is not "
           "scored; ours begins with BOS or EOS"),
 }  # fmt: skip
@@ -244,39 +254,51 @@ def _same_text(tokenizer, a: Made, b: Made) -> bool:
 def _spelt(tokenizer, a: Made, b: Made) -> bool:
     """Whether an EOS that TRL has as a token is text in ours, and nothing else differs."""
     eos, mark = tokenizer.eos_token_id, tokenizer.eos_token
-    sides = [(side(a), side(b)) for side in (lambda m: m.prompt, lambda m: m.chosen)]
-    texts = [(tokenizer.decode(x), tokenizer.decode(y)) for x, y in sides]
-    spelt = [mark in text and text.count(mark) > ids.count(eos)
-             for (text, _), (ids, _) in zip(texts, sides, strict=True)]  # fmt: skip
-    return any(spelt) and all(x in (y, y + mark) for x, y in texts)
+    spelt = False
+    for one, other in ((a.prompt, b.prompt), (a.chosen, b.chosen), (a.rejected, b.rejected)):
+        ours, theirs = tokenizer.decode(one), tokenizer.decode(other)
+        if ours not in (theirs, theirs + mark):
+            return False
+        spelt |= ours.count(mark) > one.count(eos)
+    return spelt
 
 
-def _left_cut(a: Made, b: Made, length: int) -> bool:
-    longest = len(a.prompt) + max(len(a.chosen), len(a.rejected))
-    return b.refused == "dropped" and longest == length
+def _turned(refused: str, mark: str) -> bool:
+    """Whether ours refuses a template whose prompt, with this mark in it, is not what it was."""
+    after = refused.partition("changes the prompt when the answer follows")[2]
+    return mark in after.partition("the conversation has")[0]
 
 
-# What cannot be turned: whether it is so, given both, and what it says.
-RELATIONS: dict[str, tuple[Callable, str]] = {
-    "d": (lambda t, a, b, n: _spelt(t, a, b), "the name of a special token in a text is that "
-          "token in TRL; here it is text, and the EOS comes after it"),
-    "e": (lambda t, a, b, n: _left_cut(a, b, n), "TRL drops a pair whose prompt alone fills "
-          "max_length; ours cuts the prompt from the left, and not a token more than needed"),
-    "f": (lambda t, a, b, n: "changes the prompt when the answer follows" in a.refused
-          and not b.refused, "this template drops the system message once an answer follows: ours "
-          "refuses it, TRL trains on the question as part of the answer, without the system"),
-    "g": (lambda t, a, b, n: bool(a.prompt) and b.refused.startswith("can only concatenate"),
+# What cannot be turned into ours: whether it is so, given both, and what it says.
+RELATIONS: dict[str, tuple[Callable[[PreTrainedTokenizerFast, Made, Made], bool], str]] = {
+    "d": (_spelt, "The name of a special token in a text is that token in TRL; here it is text, "
+          "and the EOS comes after it"),
+    "e": (lambda t, a, b: len(a.prompt) + max(len(a.chosen), len(a.rejected)) == SHORT
+          and b.refused == "dropped", "TRL drops a pair whose prompt alone fills max_length; ours "
+          "cuts the prompt from the left, and not a token more than needed"),
+    "f": (lambda t, a, b: _turned(a.refused, "you saw.") and not b.refused,
+          "This template writes the system message into the question that is last, and no longer "
+          "does once an answer follows: ours refuses it; TRL trains without the system message, "
+          "on the question as part of the answer"),
+    "g": (lambda t, a, b: _turned(a.refused, "<think>") and not b.refused,
+          "This template opens a thought where the answer is to be generated, and a finished "
+          "conversation has none: ours refuses it; TRL trains on a prompt that ends before it"),
+    "h": (lambda t, a, b: not a.refused and b.refused.startswith("can only concatenate"),
           "TRL stops with a TypeError; ours reads it (UltraFeedback's form)"),
-    "h": (lambda t, a, b, n: len(b.prompt) > len(a.prompt) and _same_text(t, a, b),
+    "i": (lambda t, a, b: len(b.prompt) > len(a.prompt) and _same_text(t, a, b),
           "TRL takes all that both answers have in common for prompt, their first words "
           "included; ours ends it after the last `Assistant:`"),
-    "i": (lambda t, a, b, n: 0 < len(b.prompt) < len(a.prompt) and _same_text(t, a, b),
+    "j": (lambda t, a, b: 0 < len(b.prompt) < len(a.prompt) and _same_text(t, a, b),
           "TRL cuts prompt and answer together, ours apart: a token over the boundary belongs to "
-          "TRL's answer; a note of the reader's says where to put the space"),
+          "TRL's answer; a note of ours says that the space belongs to the answer"),
+    "k": (lambda t, a, b: "the histories of chosen and rejected differ" in a.refused
+          and "<|im_start|>user" in t.decode(b.chosen), "Ours drops a pair whose answers follow "
+          "different conversations; TRL trains on all that comes after their common part, the "
+          "user's words included"),
 }  # fmt: skip
 
 
-def verdict(tokenizer, a: Made, b: Made, length: int) -> str:
+def verdict(tokenizer, a: Made, b: Made) -> str:
     """Equal, both refuse, the letters of what explains it, or different."""
     if a == b:
         return "equal"
@@ -289,7 +311,7 @@ def verdict(tokenizer, a: Made, b: Made, length: int) -> str:
                 changed = CHANGES[letter][0](tokenizer, changed)
             if changed == a:
                 return ", ".join(letters)
-    found = [letter for letter, (holds, _) in RELATIONS.items() if holds(tokenizer, a, b, length)]
+    found = [letter for letter, (holds, _) in RELATIONS.items() if holds(tokenizer, a, b)]
     return found[0] if found else DIFFERENT
 
 
@@ -318,4 +340,4 @@ def _compared(folder: Path, how: tuple, row: dict, length: int) -> str:
     # A file in which every prompt is empty is refused.
     rows = [FILM, row] if row.get("prompt") == "" else [row]
     found = (side(folder, tokenizer, rows, length) for side in (ours, theirs))
-    return verdict(tokenizer, *found, length)
+    return verdict(tokenizer, *found)
