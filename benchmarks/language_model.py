@@ -43,9 +43,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 from torch.nn.utils import clip_grad_norm_  # noqa: E402
 
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-from trl_oracle import python_with_trl  # noqa: E402
-
+sys.path.insert(0, str(ROOT))
 from dpo_lib.language_model.scoring.logprobs import pair_logps, pair_logps_in_parts, plain_logps  # noqa: E402
 from dpo_lib.losses import dpo_loss  # noqa: E402
 
@@ -365,6 +363,14 @@ def in_new_process(python: str, *arguments: str) -> dict | float:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def trl_python() -> str:
+    """The interpreter of .venv-trl, made at the first call; TRL is no dependency of ours."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from trl_oracle import python_with_trl
+
+    return str(python_with_trl())
+
+
 def median_ratio(seconds: dict, name: str, base: list[float]) -> float:
     pairs = zip(seconds[name][WARM_UP:], base[WARM_UP:], strict=True)
     return statistics.median(a / b for a, b in pairs)
@@ -440,7 +446,7 @@ def part(arguments) -> dict | float:
 
 
 def table(arguments) -> None:
-    python = str(python_with_trl()) if arguments.trl else sys.executable
+    python = trl_python() if arguments.trl else sys.executable
     peaks = {"f32": matmul_peak(torch.float32), "bf16": matmul_peak(torch.bfloat16)}
     ours = ["ours", "ours, bf16"] if arguments.bf16 else ["ours"]
     plain = ["plain", "plain, bf16"] if arguments.bf16 else ["plain"]

@@ -33,9 +33,9 @@ from oracle.folders import SHAPES, pairs_as_text
 from oracle.rows import DIFFERENT, EQUAL, MISSING, Row, judged, relative
 
 try:
-    from dpo_lib.unpaired import kto_loss
+    from dpo_lib import unpaired
 except ImportError:
-    kto_loss = None
+    unpaired = None
 
 BETAS = (0.1, 0.5)
 AS_IT_COMES, EXACT = 1e-5, 1e-11  # relative, of value and gradient
@@ -226,7 +226,7 @@ def with_blanks(logps: Tensor) -> SimpleNamespace:
 
 def _known(claim: Claim) -> bool:
     if claim.trainer is KTOTrainer:
-        return kto_loss is not None
+        return unpaired is not None
     settings = inspect.signature(choose_loss).parameters
     return claim.name in LOSSES and claim.ours[0].keys() <= settings.keys()
 
@@ -346,7 +346,7 @@ def _kto_run(claim: Claim, folder: Path, shape: str, run: int, tokenizer) -> dic
         apart = completion_logps(policy, other) - completion_logps(reference, other)
     labels, kl = torch.tensor(made["label"]), apart.mean().clamp(min=0)
     logps = completion_logps(policy, own)
-    value = kto_loss(logps, ref_logps, labels, kl=kl, **settings).mean()
+    value = unpaired.kto_loss(logps, ref_logps, labels, kl=kl, **settings).mean()
     found = {"ours": value.item(), "trl": loss, "caused": 0.0}
     apart = max(relative(value.item(), loss), _apart(_gradient(value, policy), gradient))
     return found | {"apart": apart}
