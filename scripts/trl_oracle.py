@@ -31,6 +31,7 @@ QUIET = {
     "TQDM_DISABLE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "1",  # sums in one order
+    "PYTHONHASHSEED": "0",  # TRL looks at the first key of a set
 }
 
 

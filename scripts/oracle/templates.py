@@ -191,7 +191,7 @@ def theirs(folder: Path, tokenizer: PreTrainedTokenizerFast, rows: list[dict], l
             train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
         )  # fmt: skip
     except Exception as error:  # whatever a template, datasets or TRL raises
-        return Made(refused=str(error) or type(error).__name__)
+        return Made(refused=f"{type(error).__name__}: {error}")
     if len(trainer.train_dataset) < len(rows):
         return Made(refused="dropped")
     columns = ("prompt_ids", "chosen_ids", "rejected_ids")
@@ -283,8 +283,9 @@ RELATIONS: dict[str, tuple[Callable[[PreTrainedTokenizerFast, Made, Made], bool]
     "g": (lambda t, a, b: _turned(a.refused, "<think>") and not b.refused,
           "This template opens a thought where the answer is to be generated, and a finished "
           "conversation has none: ours refuses it; TRL trains on a prompt that ends before it"),
-    "h": (lambda t, a, b: not a.refused and b.refused.startswith("can only concatenate"),
-          "TRL stops with a TypeError; ours reads it (UltraFeedback's form)"),
+    "h": (lambda t, a, b: not a.refused and b.refused.startswith(("TypeError", "AttributeError")),
+          "TRL stops with a TypeError or an AttributeError, as Python's hashes fall; ours reads it "
+          "(UltraFeedback's form)"),
     "i": (lambda t, a, b: len(b.prompt) > len(a.prompt) and _same_text(t, a, b),
           "TRL takes all that both answers have in common for prompt, their first words "
           "included; ours ends it after the last `Assistant:`"),
