@@ -1,10 +1,10 @@
 """Every loss against TRL's own trainers, value and gradient, through a model.
 
-TRL makes a batch of pairs of unequal lengths, computes its loss in its trainer
-and goes back to the parameters; ours is the mean of `choose_loss` at our summed log-probabilities
-of the same token ids, all in float64. TRL's DPO and KTO trainers take log-probabilities in float32
-whatever the model is, so each claim is tried twice: with TRL as it comes, to float32's rounding,
-and with a head in float64 in its place, to float64's.
+TRL makes a batch of pairs of unequal lengths, computes its loss in its trainer and goes back to
+the parameters; ours is the mean of `choose_loss` at our summed log-probabilities of the same token
+ids, all in float64. TRL's DPO and KTO trainers take log-probabilities in float32 whatever the
+model is, so each claim is tried twice: with TRL as it comes, to float32's rounding, and with a
+head in float64 in its place, to float64's.
 
 A loss enters by a line of `CLAIMS`, and is looked up when it is compared: one that the library
 does not have yet is a row that says so.
