@@ -34,7 +34,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[1]
-TRL_ENVIRONMENT = ROOT / ".venv-trl"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is downloaded
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -366,13 +365,10 @@ def in_new_process(python: str, *arguments: str) -> dict | float:
 
 def trl_python() -> str:
     """The interpreter of .venv-trl, made at the first call; TRL is no dependency of ours."""
-    python = TRL_ENVIRONMENT / "bin/python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", TRL_ENVIRONMENT], check=True)
-        torch_version = torch.__version__.split("+")[0]
-        pip = [python, "-m", "pip", "install", "-q", f"torch=={torch_version}", "trl"]
-        subprocess.run(pip, check=True)
-    return str(python)
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from trl_oracle import python_with_trl
+
+    return str(python_with_trl())
 
 
 def median_ratio(seconds: dict, name: str, base: list[float]) -> float:

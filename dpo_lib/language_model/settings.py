@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from dpo_lib._command_line import LISTED, RUNNING, section
-from dpo_lib._loss_names import LossName, check_loss
+from dpo_lib._loss_names import TOLD, DivergenceName, LossName, check_loss
 
 Optimizer = Literal["rmsprop", "adamw"]
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -200,17 +200,37 @@ class PairLossSettings(Settings):
     """What DPO's step can be told, wherever its pairs come from."""
 
     beta: Annotated[float, _DPO] = 0.1
-    """Reward units per nat; larger stays closer to the reference."""
+    """Reward units per nat; larger stays closer. Per token (sigmoid_norm, simpo) 2 to 10."""
     loss: Annotated[LossName, _DPO] = "sigmoid"
-    """sigmoid is equation (7); chapter 15 of the book has the others."""
+    """sigmoid is equation (7); chapter 15 of the book and docs/training.md have the others."""
     label_smoothing: Annotated[float, _DPO] = 0.0
     """The share of labels that are wrong, below 1/2; for cdpo, robust and exo_pair."""
     alpha: Annotated[float | None, _DPO] = None
     """The weight of the rejected answer, 0 to 1; unlikelihood needs it."""
+    dpop_lambda: Annotated[float | None, _DPO] = None
+    """What dpop adds to the weight of a negative reward of the chosen answer; 50 if not given."""
+    simpo_gamma: Annotated[float | None, _DPO] = None
+    """Reward units by which simpo wants the chosen answer ahead; 0.5 if not given."""
+    rpo_alpha: Annotated[float | None, _DPO] = None
+    """Weight of an SFT term, the chosen answer's loss per token; none if not given, often 1."""
+    f_divergence_type: Annotated[DivergenceName, _DPO] = "reverse_kl"
+    """Divergence from the reference, for losses of a margin; reverse_kl is the paper's."""
+    f_alpha_divergence_coef: Annotated[float | None, _DPO] = None
+    """Alpha of alpha_divergence, 0 is forward and 1 reverse KL; 0.5 if not given."""
 
     def __post_init__(self):
         super().__post_init__()
-        check_loss(self.loss, self.beta, self.label_smoothing, self.alpha)
+        check_loss(self.loss, self.beta, **self.told)
+
+    @property
+    def told(self) -> dict[str, float | str | None]:
+        """What `variants.choose_loss` is told beside name and beta."""
+        return {name: getattr(self, name) for name in TOLD}
+
+    @property
+    def has_sft_term(self) -> bool:
+        """Whether the loss has a part that the rejected answer is not in."""
+        return self.loss == "orpo" or self.rpo_alpha is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,14 +86,28 @@ class Log:
         name = self.settings.get("loss", self.settings.get("loss_type", "sigmoid"))
         return "cdpo" if name == "sigmoid" and self.settings.get("label_smoothing") else str(name)
 
+    @property
+    def divergence(self) -> str:
+        """The divergence from the reference whose optimum the loss aims at."""
+        return str(self.settings.get("f_divergence_type", "reverse_kl"))
+
+    @property
+    def sees_more(self) -> bool:
+        """Whether the loss is known to look beyond a pair's two rewards: at lengths, or as SFT."""
+        loss = LOSSES.get(self.loss_name)
+        return bool(self.settings.get("rpo_alpha") or (loss and loss.lengths))
+
     def loss_at(self, chosen: float, rejected: float) -> float | None:
         """The loss of a pair with these two rewards; None if it does not follow from them."""
         name, beta = self.loss_name, self.settings.get("beta", 1.0)
-        if name not in LOSSES or "beta" not in LOSSES[name].settings:
+        if name not in LOSSES or "beta" not in LOSSES[name].settings or self.sees_more:
             return None
         if name in ("ipo", "sppo_hard", "discopop", "exo_pair") and "beta" not in self.settings:
             return None  # in these beta is more than the unit of the rewards
-        loss = choose_loss(name, beta, self.settings.get("label_smoothing", 0.0))
+        keys = ["label_smoothing", "dpop_lambda", "f_divergence_type"]
+        keys += ["f_alpha_divergence_coef"] * (self.divergence == "alpha_divergence")
+        told = {key: self.settings[key] for key in keys if key in self.settings}
+        loss = choose_loss(name, beta, **told)
         pair = torch.tensor([[chosen / beta, rejected / beta, 0.0, 0.0]], dtype=torch.float64)
         return loss(*pair.unbind(-1)).item()
 

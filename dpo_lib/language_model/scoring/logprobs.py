@@ -1,7 +1,8 @@
 """Log-probabilities of completions, log pi(y | x): sums over tokens, exact, fast, differentiable.
 
-`plain_logps` is the definition, one sequence at a time. The other functions give the same numbers
-and gradients from one forward pass in which only the positions that predict a completion token
+`plain_logps` is the definition, one sequence at a time, and what a model gets whose logits are more
+than a multiple of its output layer. For all others the functions give the same numbers and
+gradients from one forward pass in which only the positions that predict a completion token
 reach the vocabulary, a chunk of them at a time: an array of positions times vocabulary never
 exists, neither forward nor backward. That they are equal, values and gradients, is what
 `test_a6_equals_the_plain_loop_and_its_gradients_on_ragged_rows` holds for every kind of model.
@@ -19,6 +20,7 @@ from dpo_lib.language_model.data.tokens import Pair, Sequences
 from dpo_lib.language_model.models.devices import at_least_float32
 from dpo_lib.language_model.scoring.layouts import completion_hidden
 from dpo_lib.language_model.scoring.output_layer import (
+    LinearHead,
     linear_head,
     positions_per_chunk,
     target_logps,
@@ -39,16 +41,22 @@ def plain_logps(
     Returns:
         one tensor for each sequence, shape (its completion's length,), nats, float32 or better.
     """
+    targets = [torch.tensor(completion, device=model.device) for _, completion in sequences]
+    log_policies = plain_log_policies(model, sequences, temperature)
+    both = zip(log_policies, targets, strict=True)
+    return [log_policy.gather(-1, target[:, None])[:, 0] for log_policy, target in both]
+
+
+def plain_log_policies(
+    model: PreTrainedModel, sequences: Sequences, temperature: float = 1.0
+) -> Iterator[Tensor]:
+    """log pi(. | x, y_<t) at every completion token, shape (completion's length, vocabulary)."""
     check_positive("temperature", temperature)
-    logps = []
     for prompt, completion in check_sequences(model, sequences):
         ids = torch.tensor([prompt + completion], device=model.device)
         output = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
         logits = output.logits[0, len(prompt) - 1 : -1]
-        logits = logits.to(at_least_float32(logits.dtype)) / temperature
-        targets = ids[0, len(prompt) :, None]
-        logps.append(logits.log_softmax(-1).gather(-1, targets)[:, 0])
-    return logps
+        yield (logits.to(at_least_float32(logits.dtype)) / temperature).log_softmax(-1)
 
 
 def token_logps(
@@ -58,12 +66,13 @@ def token_logps(
 
     Raises:
         ValueError: in one line, for an empty prompt or completion, a sequence longer than the
-            model's positions, an id outside the vocabulary, and a model whose logits are more
-            than a linear map of its last hidden state (soft-capping, scaling).
+            model's positions, and an id outside the vocabulary.
     """
     check_positive("temperature", temperature)
     sequences = check_sequences(model, sequences)
     head = linear_head(model)
+    if head is None:
+        return plain_logps(model, sequences, temperature)
     hidden = completion_hidden(model, sequences)  # (completion tokens, width)
     return _token_logps(hidden, head, sequences, temperature)
 
@@ -104,6 +113,12 @@ def pair_logps_in_parts(
     """
     sides = check_sequences(model, pair_sides(pairs))
     head = linear_head(model)
+    if head is None:
+        for place in range(len(pairs)):
+            with context():
+                logps = plain_logps(model, sides[2 * place : 2 * place + 2])
+            yield slice(place, place + 1), torch.stack([x.sum() for x in logps])[None]
+        return
     with context():
         hidden = completion_hidden(model, sides)
     cut = hidden.detach().requires_grad_()  # the model ends here and the vocabulary begins
@@ -128,10 +143,10 @@ def _runs(sizes: list[int], most: int) -> Iterator[slice]:
 
 
 def _token_logps(
-    hidden: Tensor, head: torch.nn.Module, sequences: Sequences, temperature: float = 1.0
+    hidden: Tensor, head: LinearHead, sequences: Sequences, temperature: float = 1.0
 ) -> list[Tensor]:
     """From the hidden states that predict the completions' tokens to their log-probabilities."""
     targets = [token for _, completion in sequences for token in completion]
     targets = to_device(torch.tensor(targets), hidden.device)
-    logps = target_logps(hidden, head.weight, getattr(head, "bias", None), targets, temperature)
+    logps = target_logps(hidden, head.weight, head.bias, targets, temperature / head.scale)
     return list(logps.split([len(completion) for _, completion in sequences]))

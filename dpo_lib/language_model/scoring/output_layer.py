@@ -5,7 +5,8 @@ neither forward nor backward.
 """
 
 from collections.abc import Iterator
-from weakref import WeakSet
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -155,30 +156,38 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
             total += _product(left, right)
 
 
-_linear: WeakSet[PreTrainedModel] = WeakSet()
+@dataclass(frozen=True)
+class LinearHead:
+    """logits = scale * (hidden @ weight.T + bias), where a model's logits are that and no more."""
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: float
 
 
-def linear_head(model: PreTrainedModel) -> torch.nn.Module:
-    """The model's output layer, once it is known that logits are that layer and nothing more.
+_scales: WeakKeyDictionary[PreTrainedModel, float | None] = WeakKeyDictionary()
+
+
+def linear_head(model: PreTrainedModel) -> LinearHead | None:
+    """The model's output layer; None if its logits are more than a multiple of that layer.
 
     The model is asked, at the first call: its output layer is fed large numbers in a forward
-    pass, so that a soft cap, a scale or another layer on either side shows itself.
+    pass, so that a soft cap or another layer on either side shows itself. Cohere's and Granite's
+    logits are multiples, Gemma 2's are capped.
     """
     head = model.get_output_embeddings()
-    if model not in _linear:
-        if not _is_linear(model, head):
-            raise ValueError(
-                f"{type(model).__name__}: logits are not a linear map of the last hidden state "
-                "(soft-capping or scaling?); only plain_logps can score it"
-            )
-        _linear.add(model)
-    return head
+    if model not in _scales:
+        _scales[model] = _scale(model, head)
+    if _scales[model] is None:
+        return None
+    return LinearHead(head.weight, getattr(head, "bias", None), _scales[model])
 
 
 @torch.no_grad()
-def _is_linear(model: PreTrainedModel, head: torch.nn.Module | None) -> bool:
+def _scale(model: PreTrainedModel, head: torch.nn.Module | None) -> float | None:
+    """What the model multiplies its output layer by; None if it does anything else with it."""
     if not isinstance(getattr(head, "weight", None), Tensor):
-        return False
+        return None
     seen = {}
 
     def amplify_head(module, inputs):
@@ -194,6 +203,10 @@ def _is_linear(model: PreTrainedModel, head: torch.nn.Module | None) -> bool:
             logits = model(**given).logits
         finally:
             hook.remove()
-        expected = F.linear(seen["amplified"], head.weight, getattr(head, "bias", None))
-    same_body = body.shape == seen["hidden"].shape and torch.allclose(body, seen["hidden"])
-    return same_body and torch.allclose(logits, expected.to(logits.dtype), rtol=1e-3)
+        plain = F.linear(seen["amplified"], head.weight, getattr(head, "bias", None))
+    if body.shape != seen["hidden"].shape or not torch.allclose(body, seen["hidden"]):
+        return None
+    if torch.allclose(logits, plain.to(logits.dtype), rtol=1e-3):
+        return 1.0
+    scale = (logits.double() * plain.double()).sum() / plain.double().square().sum()
+    return scale.item() if torch.allclose(logits, (scale * plain).to(logits.dtype)) else None

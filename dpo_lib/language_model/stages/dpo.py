@@ -1,7 +1,9 @@
 """Direct Preference Optimization on a language model: gradient steps on equation (7).
 
 The loss is the book's own, `dpo_lib.losses.dpo_loss`, or another of `dpo_lib.variants`, at the
-log-probabilities of whole completions under the policy and under a frozen reference.
+log-probabilities of whole completions under the policy and under a frozen reference. Some losses
+are also told lengths, and some have no use for the reference; rewards (5) are logged against it
+all the same, so that runs can be compared whatever their loss.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +38,7 @@ from dpo_lib.language_model.stages.shared.loading import (
 from dpo_lib.language_model.stages.shared.reference_scores import ReferenceScores
 from dpo_lib.language_model.training.stage import Measurement, Stage
 from dpo_lib.objective import implicit_reward
+from dpo_lib.per_token import nll_loss
 from dpo_lib.variants import choose_loss
 
 
@@ -110,7 +113,7 @@ class DPO(Stage):
         """Loss, rewards and log-probabilities of the held-out pairs, and fresh completions."""
         self.start(1)  # before the first step the reference has not been asked yet
         scores = (*self.score_held_out(self.policy).unbind(-1), *self.held_out_ref_logps.unbind(-1))
-        found = {"loss": self.loss(*scores)} | reward_metrics(*scores, self.settings.beta)
+        found = self.losses(self.held_out, *scores) | reward_metrics(*scores, self.settings.beta)
         of_pairs = {f"eval_{name}": values.mean().item() for name, values in found.items()}
         return Measurement(of_pairs) | self.samples.draw(self.policy)
 
@@ -129,14 +132,29 @@ class DPO(Stage):
             chosen, rejected = logps.unbind(-1)
             rows = to_device(torch.tensor(part), self.ref_logps.device)
             ref_chosen, ref_rejected = self.ref_logps[rows].unbind(-1)
-            losses = self.loss(chosen, rejected, ref_chosen, ref_rejected)  # equation (7)
-            (losses.sum() * share).backward()
+            pairs = [self.pairs[index] for index in part]
+            losses = self.losses(pairs, chosen, rejected, ref_chosen, ref_rejected)
+            (losses["loss"].sum() * share).backward()
             metrics = reward_metrics(
                 chosen.detach(), rejected.detach(), ref_chosen, ref_rejected, self.settings.beta
             )
-            columns.append({"loss": losses.detach()} | metrics)
+            columns.append({name: value.detach() for name, value in losses.items()} | metrics)
         sums = {name: sum(column[name].sum() for column in columns) for name in columns[0]}
         return sums | {"num_tokens": sum(self.pairs[index].tokens for index in indices)}
+
+    def losses(self, pairs: list[Pair], *logps: Tensor) -> dict[str, Tensor]:
+        """The loss of each pair, equation (7) or another, and its SFT term if it has one.
+
+        Args:
+            logps: policy's chosen and rejected, reference's chosen and rejected, shape (pairs,).
+        """
+        lengths = [
+            to_device(torch.tensor([len(getattr(pair, side)) for pair in pairs]), logps[0].device)
+            for side in ("chosen", "rejected")
+        ]
+        found = {"loss": self.loss(*logps, *lengths)}
+        term = {"nll_loss": nll_loss(logps[0], lengths[0])} if self.settings.has_sft_term else {}
+        return found | term
 
     def logps(
         self, model: PreTrainedModel, indices: list[int]
@@ -157,7 +175,7 @@ class DPO(Stage):
 
 def loss_of(settings: PairLossSettings) -> Callable[..., Tensor]:
     """The loss that the settings name, at the log-probabilities of pairs."""
-    return choose_loss(settings.loss, settings.beta, settings.label_smoothing, settings.alpha)
+    return choose_loss(settings.loss, settings.beta, **settings.told)
 
 
 def reward_metrics(

@@ -11,6 +11,7 @@ from dpo_lib.language_model.data.tokens import Sequences
 from dpo_lib.language_model.models.devices import at_least_float32
 from dpo_lib.language_model.models.reward_model import ValueHead, hidden_size
 from dpo_lib.language_model.scoring.layouts import completion_hidden
+from dpo_lib.language_model.scoring.logprobs import plain_log_policies
 from dpo_lib.language_model.scoring.output_layer import linear_head
 from dpo_lib.losses import entropy, value_loss
 
@@ -47,16 +48,24 @@ def logps_and_entropies(
     """
     lengths = [len(completion) for _, completion in sequences]
     tokens = [token for _, completion in sequences for token in completion]
-    head, hidden = linear_head(model), completion_hidden(model, sequences)
-    wide = at_least_float32(hidden.dtype)
-    with torch.autocast(hidden.device.type, enabled=False):  # it would round logits to 16 bits
-        logits = hidden.to(wide) @ head.weight.to(wide).T  # (tokens, vocabulary)
-    if getattr(head, "bias", None) is not None:
-        logits = logits + head.bias
-    log_policy = (logits / temperature).log_softmax(-1)
-    targets = torch.tensor(tokens, device=logits.device).unsqueeze(-1)
+    log_policy = _log_policy(model, sequences, temperature)
+    targets = torch.tensor(tokens, device=log_policy.device).unsqueeze(-1)
     logps = log_policy.gather(-1, targets).squeeze(-1)
     return list(logps.split(lengths)), list(entropy(log_policy).split(lengths))
+
+
+def _log_policy(model: PreTrainedModel, sequences: Sequences, temperature: float) -> Tensor:
+    """log pi(. | x, y_<t) at the tokens of all completions, shape (tokens, vocabulary)."""
+    head = linear_head(model)
+    if head is None:
+        return torch.cat(list(plain_log_policies(model, sequences, temperature)))
+    hidden = completion_hidden(model, sequences)
+    wide = at_least_float32(hidden.dtype)
+    with torch.autocast(hidden.device.type, enabled=False):  # it would round logits to 16 bits
+        logits = hidden.to(wide) @ head.weight.to(wide).T
+    if head.bias is not None:
+        logits = logits + head.bias
+    return (logits * head.scale / temperature).log_softmax(-1)
 
 
 def controlled_beta(beta: float, kl: float, target: float, gain: float = 0.1) -> float:

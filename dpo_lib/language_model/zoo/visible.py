@@ -130,7 +130,8 @@ class SwappedLoss(Healthy):
     def __init__(self, settings, *others):
         super().__init__(settings, *others)
         loss = self.loss
-        self.loss = lambda w, l, ref_w, ref_l: loss(l, w, ref_l, ref_w)  # noqa: E741
+        swap = [1, 0, 3, 2, 5, 4]  # log-probabilities of policy and reference, lengths
+        self.loss = lambda *pairs: loss(*(pairs[side] for side in swap))
 
 
 class SwappedMetrics(Healthy):

@@ -298,6 +298,48 @@ def test_E1_D1_a_first_loss_that_is_not_ln_2_is_named_for_losses_that_start_ther
     assert "not 1.0000" in diagnose(Log(log.rows, {"loss": "hinge"}))[0].sentence
 
 
+def test_the_first_loss_of_a_divergence_is_known_and_one_that_sees_more_than_rewards_is_not():
+    """f'(1) = 0, so a loss starts where it does under the KL; lengths and an SFT term add to it."""
+    rows = changed(lambda row: {"loss": row["loss"] + 0.2}).rows
+    for told in (
+        dict(f_divergence_type="js_divergence"),
+        dict(f_divergence_type="alpha_divergence", f_alpha_divergence_coef=2.0, beta=0.1),
+        dict(f_divergence_type="reverse_kl", f_alpha_divergence_coef=0.5),  # TRL's two defaults
+        dict(loss="dpop", beta=0.1, dpop_lambda=5.0),
+    ):
+        assert rules(Log(rows, told)) == ["first loss is wrong"]
+    for told in (
+        dict(loss="simpo", beta=2.0), dict(loss="orpo", beta=0.1), dict(rpo_alpha=1.0, beta=0.1),
+        dict(loss="sigmoid_norm", beta=5.0), dict(loss_type="simpo"),
+    ):  # fmt: skip
+        assert rules(Log(rows, told)) == []
+
+
+OTHERS = {
+    "a divergence": dict(f_divergence_type="forward_kl", beta=0.1),
+    "an SFT term": dict(rpo_alpha=1.0, beta=0.1),
+    "lengths": dict(loss="sigmoid_norm", beta=5.0),
+}
+
+
+@pytest.mark.parametrize("told", OTHERS.values(), ids=OTHERS)
+def test_a_loss_that_is_none_of_the_logged_margin_is_not_held_to_it(told):
+    """No bound by Jensen, no multiple of the margin, no chance level: these are of plain losses."""
+    for kappa in (0.1, 10.0):
+        named = rules(Log(noisy(kappa), told))
+        assert not [rule for rule in named if "margin" in rule]
+    swapped = [
+        row | {"rewards/margins": -row["rewards/margins"],
+               "rewards/chosen": row["rewards/rejected"], "rewards/rejected": row["rewards/chosen"]}
+        for row in healthy()
+    ]  # fmt: skip
+    assert "chosen and rejected are swapped" not in rules(Log(swapped, told))
+    backwards = changed(lambda row: {"rewards/accuracies": 1 - row["rewards/accuracies"]})
+    named = rules(Log(backwards.rows, told))
+    # Of lengths or an SFT term a loss may fall while the order of the rewards does not follow.
+    assert named == (["loss falls while accuracy falls"] if "f_divergence_type" in told else [])
+
+
 def nearly_zero(chosen, rejected, loss, **settings):
     """A healthy log whose first row is that of a reference in fewer bits."""
     first = {"rewards/chosen": chosen, "rewards/rejected": rejected, "loss": loss,

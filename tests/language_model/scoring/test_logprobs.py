@@ -33,7 +33,7 @@ from dpo_lib.language_model.scoring.logprobs import (
     plain_logps,
     token_logps,
 )
-from dpo_lib.language_model.scoring.output_layer import target_logps
+from dpo_lib.language_model.scoring.output_layer import linear_head, target_logps
 from dpo_lib.language_model.scoring.stream import STREAM, make_stream, stream_hidden
 from dpo_lib.language_model.stages.ppo_terms import ValueModel
 
@@ -486,22 +486,63 @@ def test_a_bias_of_the_output_layer_is_scored_and_trained():
     assert_same_gradients(fast, plain, 10 * tolerance(model))
 
 
-def gemma2():
+def gemma2(dtype=torch.float32):
+    """Caps its logits, and here visibly so: they are of the order of the cap."""
     kind = dict(cls=transformers.Gemma2ForCausalLM, config=transformers.Gemma2Config)
-    return llama(**kind, head_dim=8)
+    return llama(dtype, **kind, head_dim=8, final_logit_softcapping=5.0)
 
 
-def cohere():
-    return llama(cls=transformers.CohereForCausalLM, config=transformers.CohereConfig)
+def cohere(dtype=torch.float32):
+    kind = dict(cls=transformers.CohereForCausalLM, config=transformers.CohereConfig)
+    return llama(dtype, **kind)
+
+
+def granite(dtype=torch.float32):
+    kind = dict(cls=transformers.GraniteForCausalLM, config=transformers.GraniteConfig)
+    return llama(dtype, **kind, logits_scaling=8.0)
+
+
+@pytest.mark.parametrize("build", [gemma2, cohere, granite])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logits_that_are_capped_or_scaled_are_scored_and_trained(build, temperature):
+    model, rows = build(torch.float64), ragged(12)
+    ids = [torch.tensor([prompt + completion]) for prompt, completion in rows]
+    all_logits = [model(input_ids=row, use_cache=False).logits[0] / temperature for row in ids]
+    wanted = torch.cat(
+        [
+            logits.log_softmax(-1)[
+                torch.arange(len(prompt) - 1, len(row[0]) - 1), row[0, len(prompt) :]
+            ]
+            for logits, row, (prompt, _) in zip(all_logits, ids, rows, strict=True)
+        ]
+    )
+    got = torch.cat(token_logps(model, rows, temperature))
+    assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+    weights = torch.randn(len(got), dtype=torch.float64)
+    got, wanted = (gradients(model, weights @ logps) for logps in (got, wanted))
+    assert_same_gradients(got, wanted, 1e-4)
+
+
+@pytest.mark.parametrize(("build", "scale"), [(gemma2, None), (cohere, 0.0625), (granite, 0.125)])
+def test_a_scale_is_measured_and_a_cap_is_none(build, scale):
+    head = linear_head(build())
+    assert (head.scale if head else None) == (None if scale is None else pytest.approx(scale, 1e-6))
+    assert linear_head(llama()).scale == 1.0  # exactly: the same bits as without one
 
 
 @pytest.mark.parametrize("build", [gemma2, cohere])
-def test_models_that_cap_or_scale_their_logits_are_refused_in_one_line(build):
-    model = build()
-    with pytest.raises(ValueError, match="only plain_logps can score it") as refusal:
-        token_logps(model, ragged(2))
-    assert "\n" not in str(refusal.value)
-    assert len(plain_logps(model, ragged(2))) == 2
+def test_pairs_of_a_model_with_capped_or_scaled_logits_come_in_parts_with_their_gradients(build):
+    model, pairs = build(torch.float64), pairs_of(ragged(6))
+    weights = torch.randn(len(pairs), 2, dtype=torch.float64)
+    wanted = gradients(model, (weights * pair_logps(model, pairs)).sum())
+    model.zero_grad()
+    parts = []
+    for part, logps in pair_logps_in_parts(model, pairs):
+        (weights[part] * logps).sum().backward()
+        parts += range(len(pairs))[part]
+    assert parts == list(range(len(pairs)))
+    got = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    assert_same_gradients(got, wanted, 1e-9)
 
 
 def phi3(**settings):

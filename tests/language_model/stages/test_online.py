@@ -27,6 +27,7 @@ from dpo_lib.language_model.training.loop import train
 from dpo_lib.language_model.training.parallel.processes import Processes
 from dpo_lib.language_model.worlds import reviews
 from dpo_lib.objective import optimal_log_policy
+from dpo_lib.variants import LOSSES
 
 EOS = 3
 PROMPTS = [(0,), (1, 2), (2,)]
@@ -159,12 +160,16 @@ def test_each_round_draws_from_the_policy_as_it_begins(tokenizer, tmp_path):
 # The step
 
 
-def test_the_step_is_dpos_own_to_the_bit(tokenizer):
+@pytest.mark.parametrize("loss", [*LOSSES, "sigmoid with rpo_alpha"])
+def test_the_step_is_dpos_own_to_the_bit(tokenizer, loss):
     """The same pairs and scores of the reference in a DPO stage: the same gradient and metrics."""
-    stage = make(tokenizer, frozen=frozen_copy(model(1)), loss="ipo", refresh_every=2)
+    own = {"exo_pair": dict(label_smoothing=0.1), "unlikelihood": dict(alpha=0.5)}
+    own |= {"sigmoid with rpo_alpha": dict(rpo_alpha=1.0)}
+    own = dict(loss=loss.split()[0]) | own.get(loss, {})
+    stage = make(tokenizer, frozen=frozen_copy(model(1)), refresh_every=2, **own)
     stage.start(1)
     untied = [index for index, pair in enumerate(stage.pairs) if pair is not None]
-    told = dict(model="-", data="-", out="", beta=0.5, loss="ipo", batch_size=8, dtype="float32")
+    told = dict(model="-", data="-", out="", beta=0.5, batch_size=8, dtype="float32") | own
     pairs = [stage.pairs[index] for index in untied]
     dpo = DPO(DPOSettings(**told), model(), frozen_copy(model(1)), tokenizer, pairs)
     dpo.ref_logps = stage.ref_logps[untied]

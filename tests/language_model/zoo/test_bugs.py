@@ -15,6 +15,7 @@ from dpo_lib.language_model.scoring.logprobs import pair_logps
 from dpo_lib.language_model.stages.dpo import DPO
 from dpo_lib.language_model.training.loop import train
 from dpo_lib.language_model.zoo import HEALTHY, INVISIBLE, VISIBLE, Healthy, make_start, record
+from dpo_lib.variants import LOSSES
 
 torch.set_num_threads(1)
 SHORT = dict(steps=6, batch_size=16)  # of 40 pairs: two epochs, the last batch of each shorter
@@ -75,6 +76,39 @@ def test_on_the_stored_seeds_every_bug_that_a_log_can_show_is_named_and_nothing_
         found = {bug: seed["bugs"][bug.__name__] for bug in VISIBLE}
         named = {bug: [one["first"], *one["others"]] for bug, one in found.items()}
         assert named == {bug: [rule] for bug, rule in VISIBLE.items()}
+
+
+RUNS = {name: dict(loss=name) for name in LOSSES} | {
+    "an SFT term": dict(rpo_alpha=1.0),
+    "a small SFT term": dict(loss="ipo", beta=1.0, rpo_alpha=0.1),
+    "forward KL": dict(f_divergence_type="forward_kl"),
+    "Jensen-Shannon": dict(f_divergence_type="js_divergence"),
+    "alpha 1/2": dict(f_divergence_type="alpha_divergence"),
+    "alpha 2, hinge": dict(
+        loss="hinge", f_divergence_type="alpha_divergence", f_alpha_divergence_coef=2.0
+    ),
+}
+RUNS["unlikelihood"] |= dict(alpha=0.5)
+for name in ("ipo", "sppo_hard"):
+    RUNS[name] |= dict(beta=1.0)
+for name in ("sigmoid_norm", "simpo"):
+    RUNS[name] |= dict(beta=2.5)
+for name in ("cdpo", "robust", "exo_pair"):
+    RUNS[name] |= dict(label_smoothing=0.1)
+
+
+@pytest.fixture(scope="module")
+def enough():
+    """As many pairs as a run of one epoch needs: of few, met again and again, much is learned by
+    heart, and the doctor says so."""
+    return make_start(7, pairs=25 * 16, sft_steps=60, n_layer=1, n_embd=16)
+
+
+@pytest.mark.parametrize("told", RUNS.values(), ids=RUNS)
+def test_a_healthy_run_of_every_loss_draws_no_suspect(enough, told):
+    log = record(Healthy.of(enough, **told, steps=25, batch_size=16))
+    assert [str(finding) for finding in diagnose(log) if not finding.note] == []
+    assert len(log.complete) == 25
 
 
 # What is certain of a bug's log whatever the seed: the doctor's word after a few steps.

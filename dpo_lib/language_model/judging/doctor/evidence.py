@@ -7,7 +7,7 @@ from dpo_lib.language_model.judging.training_log import EXACT, Log, is_number
 from dpo_lib.language_model.settings import MOVING, START
 
 LN2 = math.log(2)
-CONVEX = {"sigmoid", "cdpo", "robust", "hinge", "ipo"}  # in the margin, and of nothing else
+CONVEX = {"sigmoid", "cdpo", "robust", "hinge", "ipo"}  # in the margin
 ROUNDING = 5e-3  # four decimals, and averages over a batch
 SHOWN = 5e-5  # the least that a log of four decimals shows
 NATS = 1.0  # by which 16 bits may move the log-probability of one answer
@@ -21,6 +21,12 @@ def is_still(log: Log) -> bool:
         return False
     still = margins.count(0.0) > len(margins) / 2 and max(map(abs, margins)) < EXACT
     return still and max(losses) - min(losses) < EXACT
+
+
+def is_convex(log: Log) -> bool:
+    """The loss is convex in the logged margin and sees nothing else: Jensen's bound holds."""
+    plain = log.divergence == "reverse_kl" and not log.sees_more
+    return log.loss_name in CONVEX and plain
 
 
 def has_its_own_reference(log: Log) -> bool:

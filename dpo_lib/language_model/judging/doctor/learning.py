@@ -3,7 +3,13 @@
 import math
 from statistics import fmean, median, stdev
 
-from dpo_lib.language_model.judging.doctor.evidence import CONVEX, LN2, ROUNDING, SIDES, tail
+from dpo_lib.language_model.judging.doctor.evidence import (
+    LN2,
+    ROUNDING,
+    SIDES,
+    is_convex,
+    tail,
+)
 from dpo_lib.language_model.judging.training_log import EXACT, Log, is_finite
 
 
@@ -65,7 +71,7 @@ def labels_follow_nothing(log: Log) -> str | None:
     """
     fresh = log.fresh
     start = log.loss_at(0.0, 0.0)
-    if len(fresh) < 16 or start is None or log.loss_name not in CONVEX:
+    if len(fresh) < 16 or start is None or not is_convex(log):
         return None
     (mean, error), (margin, noise) = (
         (fmean(values), stdev(values) / math.sqrt(len(values)))

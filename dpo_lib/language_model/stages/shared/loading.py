@@ -39,6 +39,7 @@ from dpo_lib.language_model.models.policies import (
     load_tokenizer,
 )
 from dpo_lib.language_model.scoring.layouts import layout_of
+from dpo_lib.language_model.scoring.output_layer import linear_head
 from dpo_lib.language_model.scoring.sequences import check_data
 from dpo_lib.language_model.settings import (
     DrawnSettings,
@@ -184,4 +185,6 @@ def held_out_hash(items: Sequence) -> dict[str, str]:
 
 def layout(model: PreTrainedModel) -> dict[str, str]:
     """A stage's `layout`, where completions of this model are scored."""
-    return {"attention": attention_of(model), "layout": str(layout_of(model))}
+    one_by_one = "one sequence at a time (its logits are no multiple of its output layer)"
+    said = one_by_one if linear_head(model) is None else str(layout_of(model))
+    return {"attention": attention_of(model), "layout": said}
