@@ -49,6 +49,8 @@ from dpo_lib.language_model.training.stage import Measurement
 class OnlineDPO(DPO):
     """The stage for `training.train`; its items are the prompts of a round.
 
+    A last round that the run's end cuts short is drawn, labelled and kept whole.
+
     Args:
         settings: what to do.
         policy: changed in place; its dropout must be off.

@@ -54,7 +54,7 @@ def score(sequences):
     return torch.tensor([float(completion.count(0)) for _, completion in sequences])
 
 
-def make(tokenizer, out="none", scores=score, frozen=None, **changes):
+def make(tokenizer, out="none", scores=score, frozen=None, judge="a table", **changes):
     told = dict(model="-", data="-", out=str(out), reward="-", max_new_tokens=3, dtype="float32")
     told |= dict(steps=6, batch_size=8, lr=0.01, warmup_steps=0, optimizer="adamw", beta=0.5)
     policy = model()
@@ -64,7 +64,7 @@ def make(tokenizer, out="none", scores=score, frozen=None, **changes):
         reference=frozen_copy(policy) if frozen is None else frozen,
         tokenizer=tokenizer,
         prompts=PROMPTS,
-        judge=Judge(scores, "a table"),
+        judge=Judge(scores, judge),
     )
 
 
@@ -367,8 +367,7 @@ def test_a_killed_run_ends_with_the_same_bytes(tokenizer, tmp_path, reference, s
 
 def test_another_judge_is_not_resumed(tokenizer, tmp_path):
     killed(make(tokenizer, tmp_path / "run"), 2)
-    other = make(tokenizer, tmp_path / "run", resume=True)
-    other.fingerprint["reward"] = "another"
+    other = make(tokenizer, tmp_path / "run", resume=True, judge="another")
     with pytest.raises(ValueError, match="reward"):
         train(other)
 
