@@ -92,8 +92,7 @@ class OnlineDPO(DPO):
         self.modules = {"policy": policy, "drawn": self.drawn}
         hashes = fingerprint(prompts, tokenizer, model=policy, reference=reference)
         self.fingerprint = hashes | {"reward": judge.name} | held_out_hash(held_out)
-        known = (policy, reference, judge.score)
-        self.samples = FreshSamples(settings, tokenizer, held_out, *known)
+        self.samples = FreshSamples(settings, tokenizer, held_out, policy, reference, judge.score)
         self.reference = reference
         if settings.reference == MOVING:
             self.reference = self.modules["reference"] = frozen_copy(policy)
@@ -105,10 +104,8 @@ class OnlineDPO(DPO):
         texts, prompts, report = load_prompts(settings, tokenizer)
         held_out = load_held_out_prompts(settings, tokenizer, prompts)
         policy = load_first(settings, tokenizer)
-        start = settings.reference in START
-        reference = load_reference(
-            replace(settings, reference=None) if start else settings, tokenizer, policy
-        )
+        own = replace(settings, reference=None) if settings.reference in START else settings
+        reference = load_reference(own, tokenizer, policy)
         judge = named_judge(settings.reward, tokenizer, policy.device)
         room = settings.max_length - settings.max_new_tokens
         uncut = [
@@ -148,9 +145,8 @@ class OnlineDPO(DPO):
                 "from; raise temperature or num_generations, or take another judge; the "
                 "checkpoints are intact"
             )
-        steps = range(
-            number * settings.refresh_every + 1, (number + 1) * settings.refresh_every + 1
-        )
+        first = number * settings.refresh_every + 1
+        steps = range(first, first + settings.refresh_every)
         batches = (batch_indices(settings.seed, n, settings.batch_size, self.items) for n in steps)
         unknown = torch.full_like(self.drawn.ref_logps, torch.nan)
         asked = partial(self.logps, self.reference)  # in the parts in which a step asks the policy
