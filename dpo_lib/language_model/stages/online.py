@@ -10,6 +10,7 @@ its optimum (4), round t would end at pi_t proportional to pi_(t-1) exp(r / beta
 rounds at pi_0 exp(T r / beta): the optimum of objective (3) with beta / T, measured from the start.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,7 +27,7 @@ from dpo_lib.language_model.generation.rollouts import Completions
 from dpo_lib.language_model.generation.samples import sample
 from dpo_lib.language_model.models.devices import at_least_float32, precision
 from dpo_lib.language_model.models.judges import Judge, as_texts, named_judge
-from dpo_lib.language_model.models.policies import frozen_copy, load_tokenizer
+from dpo_lib.language_model.models.policies import load_tokenizer
 from dpo_lib.language_model.scoring.logprobs import pair_sides
 from dpo_lib.language_model.settings import MOVING, START, OnlineDPOSettings, TrainingError
 from dpo_lib.language_model.stages.dpo import DPO, loss_of
@@ -95,7 +96,8 @@ class OnlineDPO(DPO):
         self.samples = FreshSamples(settings, tokenizer, held_out, policy, reference, judge.score)
         self.reference = reference
         if settings.reference == MOVING:
-            self.reference = self.modules["reference"] = frozen_copy(policy)
+            follower = copy.deepcopy(policy)  # tensor by tensor as the policy, whatever is in it
+            self.reference = self.modules["reference"] = follower.requires_grad_(False).eval()
 
     @classmethod
     def from_settings(cls, settings: OnlineDPOSettings) -> tuple["OnlineDPO", Report]:
