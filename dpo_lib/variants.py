@@ -11,8 +11,8 @@ the arguments are, with shapes and units, is said once, at `implicit_rewards`.
 
 Left out: `aot` and `aot_unpaired` sort a whole batch, so that no pair has a loss of its own and
 an update depends on how its batch is split; `sft` has no rejected answer; `sigmoid_norm` is
-`dpo_loss` at log-probabilities divided by their completion's length; `simpo`, `orpo` and `kto`
-belong to other trainers.
+`dpo_loss` at log-probabilities divided by their completion's length; `simpo` and `orpo` belong to
+other trainers; `kto`, a loss of single answers, is in `unpaired`.
 """
 
 import functools
