@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dpo_lib.language_model.data.order import batch_indices
 from dpo_lib.language_model.data.reading import Report
+from dpo_lib.language_model.data.tokens import TokenExample
 from dpo_lib.language_model.data.unpaired import Answers, TokenLabelled
 from dpo_lib.language_model.models.devices import at_least_float32, precision
 from dpo_lib.language_model.models.judges import Score
@@ -78,7 +79,9 @@ class KTO(Stage):
         self.modules = {"policy": policy}
         self.items = len(answers)
         self.tokens = self.data.tokens(range(self.items))
-        self.fingerprint = fingerprint(answers, tokenizer, model=policy, reference=reference)
+        beside = [TokenExample(*other) for other in self.data.others]  # scored by the reference too
+        models = dict(model=policy, reference=reference)
+        self.fingerprint = fingerprint([*answers, *beside], tokenizer, **models)
         self.fingerprint |= held_out_hash(held_out)
         wide = at_least_float32(policy.dtype)
         self.scores = ReferenceScores(self.settings, self.items, self.fingerprint, wide)
@@ -110,7 +113,7 @@ class KTO(Stage):
         for _ in range(self.settings.accumulate - len(mine) if group.sharded else 0):
             self.mismatched_logps(self.policy, batch[:1])  # the others wait for this one's pass
         everyone = chain.from_iterable(group.gather(list(chain.from_iterable(logps))))
-        others = self.ref_logps[batch, 1].double()
+        others = self.ref_logps[batch, 1].cpu().double()
         self.kl = reference_point(others.new_tensor(list(everyone)), others)
 
     def ask_reference(self, step: int) -> None:

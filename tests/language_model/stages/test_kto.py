@@ -296,6 +296,29 @@ def test_a_resumed_run_uses_the_reference_s_scores_again(told):
     assert (path / "reference.safetensors").read_bytes() == before
 
 
+def test_scores_of_others_answers_do_not_outlive_another_max_length(told):
+    """Own answers fit in both; beside a long prompt another's is cut in one."""
+    answers = [TokenLabelled((2,) * 9, (3, 0), True), TokenLabelled((4,), (5,) * 8 + (0,), False)]
+    hashes = [
+        stage_of(told, answers=answers, max_length=most, batch_size=2).fingerprint["data"]
+        for most in (12, 32, 30)
+    ]
+    assert hashes[0] != hashes[1] == hashes[2]
+
+
+def test_a_run_is_reported_drawn_and_judged_like_every_other(told, tmp_path, capsys):
+    named, folder = told
+    out = tmp_path / "run"
+    given = ["--steps", "4", "--batch-size", "8", "--max-length", "100", "--lr", "1e-3"]
+    data = ["--data", named["data"], "--eval-data", folder / "world"]
+    assert main(["kto", "--model", named["model"], "--out", str(out), *map(str, data), *given]) == 0
+    page = (out / "report.html").read_text()
+    assert "KTO from" in page and "desirable_weight" in page and "reference point" in page
+    assert main(["plot", str(out), "--out", str(tmp_path / "run.svg")]) == 0
+    assert main(["doctor", str(out)]) == 0
+    assert "suspect" not in capsys.readouterr().out
+
+
 def mistake(capsys, *arguments):
     assert main([*map(str, arguments)]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
