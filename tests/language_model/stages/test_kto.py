@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from dpo_lib.__main__ import main
 from dpo_lib.language_model.data.order import batch_indices
 from dpo_lib.language_model.data.unpaired import TokenLabelled, mismatched
-from dpo_lib.language_model.models.policies import frozen_copy, load_policy, load_tokenizer
+from dpo_lib.language_model.models.policies import frozen_copy, load_tokenizer
 from dpo_lib.language_model.scoring.logprobs import plain_logps
 from dpo_lib.language_model.settings import KTOSettings
 from dpo_lib.language_model.stages.kto import KTO, label_metrics
@@ -246,26 +246,34 @@ def test_a_batch_of_one_label_only_logs_that_side_and_no_margin(told):
 
 
 def test_held_out_answers_are_measured_as_one_batch_by_hand(told):
-    named, folder = told
-    given = dict(steps=4, eval_data=str(folder / "world"), eval_every=4)
-    path, (first, last), _ = run(told, "watched", **given, batch_size=5, accumulate=2)
-    assert (first["eval_loss"], first["eval_kl"], first["eval_rewards/margins"]) == (0.5, 0.0, 0.0)
-    tokenizer = load_tokenizer(named["model"])
-    policy, reference = (
-        load_policy(str(name), tokenizer) for name in (path / "model", named["model"])
+    """In micro-batches of 3, with a reference point above 0."""
+    held_out, weights = (
+        random_answers(8, seed=6),
+        dict(desirable_weight=2.0, undesirable_weight=3.0),
     )
-    settings = KTOSettings(**named | given, out=str(folder / "again"), max_length=100)
-    held_out = KTO.from_settings(settings)[0].held_out
-    own, others = ([by_hand(m, s).detach() for m in (policy, reference)] for s in
-                   (held_out.own, held_out.others))  # fmt: skip
-    kl = (others[0] - others[1]).mean().clamp(min=0)
-    losses = kto_loss(*own, held_out.labels, kl, 0.1)
-    rewards, labels = 0.1 * (own[0] - own[1]), held_out.labels
-    assert len(losses) == 12 and labels.sum() == 6
-    assert last["eval_kl"] == pytest.approx(kl.item(), rel=1e-4, abs=1e-5)
-    assert last["eval_loss"] == pytest.approx(losses.mean().item(), rel=1e-4)
-    assert last["eval_rewards/chosen"] == pytest.approx(rewards[labels].mean().item(), rel=1e-3)
-    assert last["eval_logps/rejected"] == pytest.approx(own[0][~labels].mean().item(), rel=1e-5)
+    stage = stage_of(told, 0, 2, held_out=held_out, batch_size=6, accumulate=2, **weights)
+    found, models = stage.evaluate().figures, (gpt2(0), gpt2(2))
+    own = [(answer.prompt, answer.completion) for answer in held_out]
+    own, others = (
+        [by_hand(model, sequences).detach() for model in models]
+        for sequences in (own, mismatched(held_out, 512))
+    )
+    labels = torch.tensor([answer.label for answer in held_out])
+    kl = (others[0] - others[1]).mean().item()
+    losses, rewards = kto_loss(*own, labels, kl, 0.1, 2.0, 3.0), 0.1 * (own[0] - own[1])
+    sides = {"chosen": labels, "rejected": ~labels}
+    wanted = {f"eval_rewards/{side}": rewards[of].mean() for side, of in sides.items()}
+    wanted |= {f"eval_logps/{side}": own[0][of].mean() for side, of in sides.items()}
+    wanted |= {"eval_rewards/margins": rewards[labels].mean() - rewards[~labels].mean()}
+    wanted |= {"eval_loss": losses.mean(), "eval_kl": torch.tensor(kl)}
+    assert kl > 0.1
+    assert found == pytest.approx({name: x.item() for name, x in wanted.items()}, rel=1e-6)
+
+
+def test_held_out_answers_start_at_one_half_and_a_reference_point_of_0(told):
+    given = dict(steps=2, eval_data=str(told[1] / "world"), eval_every=2, batch_size=5)
+    _, (first, _), _ = run(told, "watched", **given, accumulate=2)
+    assert (first["eval_loss"], first["eval_kl"], first["eval_rewards/margins"]) == (0.5, 0.0, 0.0)
 
 
 def test_training_parts_good_answers_from_bad_ones(told):
