@@ -45,7 +45,8 @@ def overview(
     rows, report = read(path, tokenizer, **asked)
     items = [] if tokenizer is None else tokenize(rows, tokenizer, max_length, report)
     found = [f"{path}: {kind}", *report.lines(), *_first_lines(rows[0]), *_token_lines(items)]
-    return found + (_labelled_lines(path, tokenizer, max_length) if _has_labels(path) else [])
+    labelled = kind == "examples" and _has_labels(path)
+    return found + (_labelled_lines(path, tokenizer, max_length) if labelled else [])
 
 
 def kind_of_rows(path: str) -> str:
@@ -69,12 +70,11 @@ def _first_row(path: str) -> Fields:
 
 
 def _has_labels(path: str) -> bool:
-    """Whether the first row has an answer with a label, and no other answer."""
+    """Whether the first row of a file has an answer with a label."""
     if Path(path).is_dir():
         return False
     row = _first_row(path)
-    answered = row.names("completion") or row.names("messages")
-    return bool(answered and row.has("label") and kind_of_rows(path) == "examples")
+    return row.has("label") and bool(row.names("completion") or row.names("messages"))
 
 
 def _labelled_lines(path: str, tokenizer, max_length: int) -> list[str]:

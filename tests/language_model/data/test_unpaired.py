@@ -189,7 +189,7 @@ def item(prompt, completion, label=True):
 
 
 def test_where_prompts_differ_each_gets_the_answer_before_it():
-    """TRL's own rotation: (x_1, y_n), (x_2, y_1), ..."""
+    """As TRL rotates within a micro-batch: (x_1, y_n), (x_2, y_1), ..."""
     assert mismatched([item(n, 10 * n) for n in range(1, 5)], 9) == [
         ((1,), (40,)),
         ((2,), (10,)),
