@@ -42,7 +42,9 @@ class Report:
 
     rows: int = 0
     used: int = 0
-    pairs: dict[str, int] = field(default_factory=dict)  # place of a used ranking -> its pairs
+    pairs: dict[str, int] = field(
+        default_factory=dict
+    )  # place of a used row -> its pairs, if several
     dropped: dict[str, list[str]] = field(default_factory=dict)  # reason -> places
     pairs_dropped: dict[str, list[str]] = field(default_factory=dict)  # of rankings
     shortened: dict[str, list[str]] = field(default_factory=dict)  # of used rows
