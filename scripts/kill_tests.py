@@ -1,6 +1,6 @@
 """Kill training runs and see whether they end with the same bytes as runs that were left alone.
 
-    python scripts/kill_tests.py [--kills 40] [--every 1] [--stages sft,reward,dpo,ppo]
+    python scripts/kill_tests.py [--kills 40] [--every 1] [--stages sft,reward,dpo,kto,ppo]
 
 For each stage, on a GPT-2 of two layers and the built-in world, measured on held-out rows, its
 best checkpoint kept, and (the reward model aside) sampled from: SIGKILL at random moments, in
@@ -33,6 +33,7 @@ from small_world import small_world
 
 from dpo_lib.language_model import settings as told
 from dpo_lib.language_model.stages.dpo import DPO
+from dpo_lib.language_model.stages.kto import KTO
 from dpo_lib.language_model.stages.ppo import PPO
 from dpo_lib.language_model.stages.reward import Reward
 from dpo_lib.language_model.stages.sft import SFT
@@ -43,6 +44,7 @@ STAGES = {
     "sft": (told.SFTSettings, SFT),
     "reward": (told.RewardSettings, Reward),
     "dpo": (told.DPOSettings, DPO),
+    "kto": (told.KTOSettings, KTO),
     "ppo": (told.PPOSettings, PPO),
 }
 CHAINS = (1, 2, 5, 2)
@@ -54,6 +56,7 @@ OWN = {
     "sft": WATCHED | SAMPLED,
     "reward": WATCHED,
     "dpo": WATCHED | SAMPLED | dict(metric_for_best_model="rewards/margins"),
+    "kto": WATCHED | SAMPLED,
     "ppo": WATCHED
     | SAMPLED
     | dict(reward="true", epochs=2, minibatches=2, metric_for_best_model="objective/kl"),
