@@ -22,6 +22,7 @@ from dpo_lib.language_model.settings import (
     TEMPERATURE,
     DPOSettings,
     EvaluationSettings,
+    KTOSettings,
     OnlineDPOSettings,
     PairsFrom,
     PPOSettings,
@@ -31,7 +32,7 @@ from dpo_lib.language_model.settings import (
 
 NEEDED = ["accelerate", "datasets", "rich", "safetensors", "tokenizers", "transformers"]
 NO_MEMORY = ("out of memory", "can't allocate memory")  # on a GPU, on a CPU
-STAGES = ("sft", "reward", "dpo", "online", "ppo")
+STAGES = ("sft", "reward", "dpo", "kto", "online", "ppo")
 SMALLER = {
     **dict.fromkeys(STAGES, ": try a larger --accumulate or a smaller --batch-size"),
     "sample": ": try a smaller --n",
@@ -150,6 +151,14 @@ def dpo(settings: DPOSettings, *, config: Config = None) -> None:
     from dpo_lib.language_model.stages import DPO
 
     _train(DPO, settings)
+
+
+@app.command(group=TRAIN, sort_key=2)
+def kto(settings: KTOSettings, *, config: Config = None) -> None:
+    """Train a policy on single answers, each labelled as desirable or not."""
+    from dpo_lib.language_model.stages import KTO
+
+    _train(KTO, settings)
 
 
 @app.command(group=TRAIN, sort_key=3)

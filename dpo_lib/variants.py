@@ -13,7 +13,7 @@ the arguments are, with shapes and units, is said once, at `implicit_rewards`.
 
 Left out: `aot` and `aot_unpaired` sort a whole batch, so that no pair has a loss of its own and
 an update depends on how its batch is split; `sft` has no rejected answer, and is here the term
-`rpo_alpha`.
+`rpo_alpha`; `kto`, a loss of single answers, is in `unpaired`.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Kill training runs and see whether they end with the same bytes as runs that were left alone.
 
-    python scripts/kill_tests.py [--kills 40] [--every 1] [--stages sft,reward,dpo,online,ppo]
+    python scripts/kill_tests.py [--kills 40] [--every 1] [--stages sft,reward,dpo,kto,online,ppo]
 
 For each stage, on a GPT-2 of two layers and the built-in world, measured on held-out rows, its
 best checkpoint kept, and (the reward model aside) sampled from: SIGKILL at random moments, in
@@ -34,6 +34,7 @@ from small_world import small_world
 
 from dpo_lib.language_model import settings as told
 from dpo_lib.language_model.stages.dpo import DPO
+from dpo_lib.language_model.stages.kto import KTO
 from dpo_lib.language_model.stages.online import OnlineDPO
 from dpo_lib.language_model.stages.ppo import PPO
 from dpo_lib.language_model.stages.reward import Reward
@@ -45,6 +46,7 @@ STAGES = {
     "sft": (told.SFTSettings, SFT),
     "reward": (told.RewardSettings, Reward),
     "dpo": (told.DPOSettings, DPO),
+    "kto": (told.KTOSettings, KTO),
     "online": (told.OnlineDPOSettings, OnlineDPO),
     "online-1": (told.OnlineDPOSettings, OnlineDPO),
     "ppo": (told.PPOSettings, PPO),
@@ -59,6 +61,7 @@ OWN = {
     "sft": WATCHED | SAMPLED,
     "reward": WATCHED,
     "dpo": WATCHED | SAMPLED | dict(metric_for_best_model="rewards/margins"),
+    "kto": WATCHED | SAMPLED,
     "online": ONLINE | dict(reference="moving", refresh_every=3),
     "online-1": ONLINE | dict(num_generations=6, max_new_tokens=24),  # fewer would all tie
     "ppo": WATCHED

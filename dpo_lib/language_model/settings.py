@@ -27,7 +27,7 @@ Metric = Literal[
 ]  # fmt: skip
 
 MODEL, OPTIMISATION = section("Model and data", 1), section("Optimisation", 2)
-_DPO, _PPO, SAMPLING = (section(title, 3) for title in ("DPO", "PPO", "Sampling"))
+_DPO, _KTO, _PPO, SAMPLING = (section(title, 3) for title in ("DPO", "KTO", "PPO", "Sampling"))
 MOVING = "moving"  # the reference that is the policy as each round begins
 START = (None, "fixed", MOVING)  # what makes the start of a run its first reference
 HELD_OUT = section("Held-out rows", 4)
@@ -236,6 +236,27 @@ class PairLossSettings(Settings):
 @dataclass(frozen=True, kw_only=True)
 class DPOSettings(PairLossSettings, PreferenceSettings, JudgedSettings):
     """Settings of DPO; `reference` is a model's name or folder, by default the policy itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KTOSettings(JudgedSettings):
+    """Settings of KTO; `reference` is a model's name or folder, by default the policy itself.
+
+    The paper advises desirable_weight times the number of desirable answers to be 1 to 4/3 of
+    undesirable_weight times the number of the others.
+    """
+
+    beta: Annotated[float, _KTO] = 0.1
+    """Reward units per nat; larger stays closer to the reference."""
+    desirable_weight: Annotated[float, _KTO] = 1.0
+    """Lambda_D; times desirable answers it should be 1 to 4/3 of what the other side has."""
+    undesirable_weight: Annotated[float, _KTO] = 1.0
+    """Lambda_U; raise it where desirable answers are the more numerous."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("beta", "desirable_weight", "undesirable_weight"):
+            require(self, name, 0 < getattr(self, name) < math.inf, "positive and finite")
 
 
 @dataclass(frozen=True, kw_only=True)

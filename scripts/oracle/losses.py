@@ -10,7 +10,6 @@ A loss enters by a line of `CLAIMS`, and is looked up when it is compared: one t
 does not have yet is a row that says so.
 """
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -28,14 +27,10 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from dpo_lib.language_model.data.tokens import Pair
 from dpo_lib.language_model.scoring.logprobs import completion_logps, pair_logps
+from dpo_lib.unpaired import kto_loss
 from dpo_lib.variants import LOSSES, choose_loss
 from oracle.folders import SHAPES, pairs_as_text
-from oracle.rows import DIFFERENT, EQUAL, MISSING, Row, judged, relative
-
-try:
-    from dpo_lib import unpaired
-except ImportError:
-    unpaired = None
+from oracle.rows import DIFFERENT, EQUAL, Row, judged, relative
 
 BETAS = (0.1, 0.5)
 AS_IT_COMES, EXACT = 1e-5, 1e-11  # relative, of value and gradient
@@ -173,8 +168,6 @@ def compare(folder: Path, tokenizer) -> tuple[list[Row], float]:
 
 def _row(claim: Claim, folder: Path, tokenizer) -> tuple[Row, float]:
     label = claim.label or claim.name
-    if not _known(claim):
-        return Row(label, "", "", None, MISSING), 0.0
     run = _kto_run if claim.trainer is KTOTrainer else _run
     rounded = [run(claim, folder, shape, n, tokenizer) for shape in SHAPES for n in (0, 1)]
     with nullcontext() if claim.float32 else exact_heads():
@@ -222,13 +215,6 @@ def _plain_head(model: PreTrainedModel, **_) -> None:
 def with_blanks(logps: Tensor) -> SimpleNamespace:
     blank = torch.zeros_like(logps)
     return SimpleNamespace(log_probs=logps, entropy=blank, mean_logits=blank, is_top1=blank.bool())
-
-
-def _known(claim: Claim) -> bool:
-    if claim.trainer is KTOTrainer:
-        return unpaired is not None
-    settings = inspect.signature(choose_loss).parameters
-    return claim.name in LOSSES and claim.ours[0].keys() <= settings.keys()
 
 
 def _run(claim: Claim, folder: Path, shape: str, run: int, tokenizer) -> dict[str, float]:
@@ -317,9 +303,7 @@ def _ours(claim: Claim, batch: Batch, settings: dict) -> Tensor:
     if claim.averaged:
         logps, ref_logps = logps / batch.lengths, ref_logps / batch.lengths
     given = [*logps.unbind(-1), *ref_logps.unbind(-1)]
-    takes_lengths = "rpo_alpha" in inspect.signature(choose_loss).parameters
-    lengths = batch.lengths.unbind(-1) if takes_lengths else ()
-    return choose_loss(claim.name, **settings)(*given, *lengths)
+    return choose_loss(claim.name, **settings)(*given, *batch.lengths.unbind(-1))
 
 
 def _kto_run(claim: Claim, folder: Path, shape: str, run: int, tokenizer) -> dict[str, float]:
@@ -346,7 +330,7 @@ def _kto_run(claim: Claim, folder: Path, shape: str, run: int, tokenizer) -> dic
         apart = completion_logps(policy, other) - completion_logps(reference, other)
     labels, kl = torch.tensor(made["label"]), apart.mean().clamp(min=0)
     logps = completion_logps(policy, own)
-    value = unpaired.kto_loss(logps, ref_logps, labels, kl=kl, **settings).mean()
+    value = kto_loss(logps, ref_logps, labels, kl=kl, **settings).mean()
     found = {"ours": value.item(), "trl": loss, "caused": 0.0}
     apart = max(relative(value.item(), loss), _apart(_gradient(value, policy), gradient))
     return found | {"apart": apart}

@@ -16,15 +16,10 @@ from transformers import AutoModelForCausalLM, PrinterCallback
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from dpo_lib.language_model.data.order import batch_indices
-from dpo_lib.language_model.settings import DPOSettings
+from dpo_lib.language_model.settings import DPOSettings, KTOSettings
+from dpo_lib.language_model.stages import kto
 from dpo_lib.language_model.stages.dpo import DPO
 from dpo_lib.language_model.training.loop import train
-
-try:
-    from dpo_lib.language_model.settings import KTOSettings
-    from dpo_lib.language_model.stages import kto
-except ImportError:
-    kto = None
 from oracle.folders import pairs_as_text
 from oracle.losses import PLAIN
 from oracle.rows import DIFFERENT, EQUAL, Row, judged, relative
@@ -79,13 +74,10 @@ METHODS = [
     Method(DPO, DPOSettings, DPOTrainer, DPOConfig, (("gpt2", 1), ("llama", 2)), list,
            "TRL's are means of the batches' means, a short last batch among them; equal in one "
            "batch"),
+    Method(kto.KTO, KTOSettings, KTOTrainer, KTOConfig, (("gpt2", 1), ("llama", 1)), labelled,
+           "TRL's are means of the batches' means, and each batch has a z_0 of its own; equal in "
+           "one batch"),
 ]  # fmt: skip
-if kto is not None:
-    METHODS.append(
-        Method(kto.KTO, KTOSettings, KTOTrainer, KTOConfig, (("gpt2", 1), ("llama", 1)), labelled,
-               "TRL's are means of the batches' means, and each batch has a z_0 of its own; equal "
-               "in one batch")
-    )  # fmt: skip
 
 
 def compare(folder: Path, tokenizer) -> tuple[list[Row], dict[str, list[str]]]:

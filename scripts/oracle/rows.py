@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-EQUAL, EXPLAINED, DIFFERENT, MISSING = "equal", "explained", "**differs**", "not in the library yet"
+EQUAL, EXPLAINED, DIFFERENT = "equal", "explained", "**differs**"
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Row:
 
     ours, trl: numbers, or text where there is none.
     difference: relative to the larger of both, or None.
-    verdict: one of the four above, and after a colon the reason.
+    verdict: one of the three above, and after a colon the reason.
     """
 
     name: str

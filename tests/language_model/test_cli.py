@@ -95,7 +95,7 @@ def mistake(capsys, *arguments):
 
 
 SAMPLE = ["sample", "--model", "no/such", "--prompt"]
-TRAINING = ["sft", "reward", "dpo", "online", "ppo", "demo"]
+TRAINING = ["sft", "reward", "dpo", "kto", "online", "ppo", "demo"]
 JUDGING = ["sample", "evaluate", "doctor", "plot", "report"]
 COMMANDS = ["world", "check", *TRAINING, *JUDGING]
 DPO = ["dpo", "--model", "no/such", "--data", "no/such", "--out", "run"]
@@ -373,7 +373,7 @@ def test_every_stage_offers_the_fixed_flags(capsys, name):
     text = capsys.readouterr().out
     fixed = "model data out reference steps batch-size accumulate max-length seed save-every resume"
     assert all(f"--{flag}" in text for flag in [*fixed.split(), "config"])
-    assert ("--beta" in text) == (name in ("dpo", "online", "ppo"))
+    assert ("--beta" in text) == (name in ("dpo", "kto", "online", "ppo"))
 
 
 @pytest.fixture(scope="module")

@@ -86,16 +86,23 @@ def tokenize_examples(
     rows: Sequence[Example], tokenizer, max_length: int, report: Report
 ) -> list[TokenExample]:
     """Token ids of each demonstration; rules and errors are those of tokenize_preferences."""
+    return [example for _, example in kept_examples(rows, tokenizer, max_length, report)]
+
+
+def kept_examples(
+    rows: Sequence, tokenizer, max_length: int, report: Report
+) -> list[tuple[object, TokenExample]]:
+    """`tokenize_examples` of anything with prompt, completion and place, each beside its row."""
     prompts, completions = _tokenize(rows, ("prompt", "completion"), tokenizer, max_length)
-    examples = []
+    kept = []
     for row, *ids in zip(rows, prompts, completions, strict=True):
         example = TokenExample(*truncate(*ids, max_length=max_length))
         if not example.prompt:
             report.drop("the prompt is too long beside an answer that is too long", row.place)
         else:
             _note_cuts(example, ids, row.place, report)
-            examples.append(example)
-    return _unless_empty(examples, rows, report)
+            kept.append((row, example))
+    return _unless_empty(kept, rows, report)
 
 
 def tokenize_prompts(
@@ -128,7 +135,8 @@ def data_hash(items: Iterable[Pair | TokenExample | tuple[int, ...]]) -> str:
     for item in items:
         parts = (item,) if isinstance(item, tuple) else tuple(vars(item).values())
         digest.update(struct.pack("<q", len(parts)))
-        for ids in parts:
+        for part in parts:
+            ids = part if isinstance(part, tuple) else (part,)  # a label is one number
             digest.update(struct.pack(f"<{len(ids) + 1}q", len(ids), *ids))
     return digest.hexdigest()
 

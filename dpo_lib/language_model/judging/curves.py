@@ -15,6 +15,7 @@ PANELS = (
     ("log-probability of the chosen answer, nats", ("logps/chosen",)),
     ("log-probability of the rejected answer, nats", ("logps/rejected",)),
     ("KL from the reference, nats", ("objective/kl",)),
+    ("KTO's reference point, nats", ("kl",)),
     ("reward", ("objective/scores",)),
     ("length of a completion, tokens", ("completions/mean_length",)),
     ("share of completions that ended by themselves", ("completions/ended",)),

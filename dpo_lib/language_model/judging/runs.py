@@ -15,6 +15,7 @@ STAGES = {
     "SFT": defaults.SFTSettings,
     "Reward": defaults.RewardSettings,
     "DPO": defaults.DPOSettings,
+    "KTO": defaults.KTOSettings,
     "OnlineDPO": defaults.OnlineDPOSettings,
     "PPO": defaults.PPOSettings,
 }

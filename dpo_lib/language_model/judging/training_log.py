@@ -17,6 +17,7 @@ from dpo_lib.variants import LOSSES, choose_loss
 EXACT = 1e-6  # what two equal float32 computations may differ by
 NEEDED = ("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies",
           "logps/chosen", "logps/rejected")  # fmt: skip
+KTO_SIDES = ("desirable", "undesirable")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ class Log:
         return self.is_dpo and bool(self.series("objective/scores"))
 
     @property
+    def is_kto(self) -> bool:
+        """Whether single answers are labelled: a reference point, and no pair to be right about."""
+        rewarded = self.series("rewards/chosen") or self.series("rewards/rejected")
+        return bool(rewarded and self.series("kl") and not self.series("rewards/accuracies"))
+
+    @property
     def complete(self) -> list[dict]:
         """Rows with all that DPO logs, every number finite."""
         return [row for row in self.rows if all(is_finite(row.get(name)) for name in NEEDED)]
@@ -82,7 +89,9 @@ class Log:
 
     @property
     def loss_name(self) -> str:
-        """The loss's name in `dpo_lib.variants`; TRL's default if the settings are not known."""
+        """Its name in `dpo_lib.variants`, or kto; TRL's default if the settings are not known."""
+        if self.is_kto:
+            return "kto"
         name = self.settings.get("loss", self.settings.get("loss_type", "sigmoid"))
         return "cdpo" if name == "sigmoid" and self.settings.get("label_smoothing") else str(name)
 
@@ -98,8 +107,16 @@ class Log:
         return bool(self.settings.get("rpo_alpha") or (loss and loss.lengths))
 
     def loss_at(self, chosen: float, rejected: float) -> float | None:
-        """The loss of a pair with these two rewards; None if it does not follow from them."""
+        """The loss of a pair with these two rewards; None if it does not follow from them.
+
+        KTO's is that of a batch, whose share of desirable answers is not logged. It plays no part
+        where both rewards are 0 and both weights the same.
+        """
         name, beta = self.loss_name, self.settings.get("beta", 1.0)
+        if name == "kto":
+            good, bad = (self.settings.get(f"{side}_weight", 1.0) for side in KTO_SIDES)
+            known = is_number(good) and good == bad and chosen == rejected == 0
+            return good / 2 if known else None
         if name not in LOSSES or "beta" not in LOSSES[name].settings or self.sees_more:
             return None
         if name in ("ipo", "sppo_hard", "discopop", "exo_pair") and "beta" not in self.settings:

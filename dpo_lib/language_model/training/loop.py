@@ -1,8 +1,8 @@
 """The one training loop of all stages: steps, log, checkpoints, resume.
 
-A stage (`SFT`, `Reward`, `DPO`, `PPO`) knows its loss, `Learner` the optimiser's step. The loop
-keeps one promise: a run that was killed at any moment and started again with `resume` ends with
-the same bytes, weights, optimiser and log, as a run that was left alone (on one CPU machine,
+A stage (`SFT`, `Reward`, `DPO`, `KTO`, `PPO`) knows its loss, `Learner` the optimiser's step. The
+loop keeps one promise: a run that was killed at any moment and started again with `resume` ends
+with the same bytes, weights, optimiser and log, as a run that was left alone (on one CPU machine,
 with one torch version and one number of threads).
 """
 

@@ -1,4 +1,4 @@
-"""What a stage (SFT, reward model, DPO, PPO) tells the training loop."""
+"""What a stage (SFT, reward model, DPO, KTO, PPO) tells the training loop."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field

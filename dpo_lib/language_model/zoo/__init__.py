@@ -11,7 +11,7 @@ __all__, __getattr__, __dir__ = exports(
     {
         "recording": ["record"],
         "start": ["Start", "make_start"],
-        "healthy": ["HEALTHY", "Healthy", "RoundedReference"],
+        "healthy": ["HEALTHY", "Healthy", "HealthyKTO", "RoundedReference"],
         "visible": [
             "VISIBLE",
             "Ascent",

@@ -12,17 +12,19 @@ from dpo_lib.language_model.models import load_policy, load_tokenizer
 from dpo_lib.language_model.scoring import plain_logps
 from dpo_lib.language_model.settings import (
     DPOSettings,
+    KTOSettings,
     OnlineDPOSettings,
     PPOSettings,
     SFTSettings,
     TrainingError,
 )
-from dpo_lib.language_model.stages import DPO, PPO, SFT, OnlineDPO
+from dpo_lib.language_model.stages import DPO, KTO, PPO, SFT, OnlineDPO
 from dpo_lib.language_model.worlds import reviews
 
 STAGES = {
     "sft": (SFT, SFTSettings),
     "dpo": (DPO, DPOSettings),
+    "kto": (KTO, KTOSettings),
     "online": (OnlineDPO, OnlineDPOSettings),
     "ppo": (PPO, PPOSettings),
 }

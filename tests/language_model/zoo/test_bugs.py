@@ -46,6 +46,20 @@ def test_the_same_seed_gives_the_same_log(start):
     assert record(Healthy.of(start, **SHORT, seed=1)).rows != once
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_healthy_run_of_kto_draws_no_suspect(start, seed):
+    log = record(zoo.HealthyKTO.of(start, steps=25, batch_size=16, seed=seed))
+    assert log.loss_name == "kto" and log.rows[0]["loss"] == 0.5
+    assert [finding for finding in diagnose(log) if not finding.note] == []
+
+
+def test_a_run_of_kto_with_another_reference_is_named(start):
+    stage = zoo.HealthyKTO.of(start, steps=6, batch_size=16)
+    stage.reference = frozen_copy(start.untrained)
+    first = diagnose(record(stage))[0]
+    assert first.rule == "reference is another model"
+
+
 def test_every_bug_is_counted_once_and_says_what_someone_did():
     assert set(Healthy.__subclasses__()) == {*VISIBLE, *INVISIBLE, zoo.RoundedReference}
     assert not set(VISIBLE) & set(INVISIBLE) and len(VISIBLE) >= 12

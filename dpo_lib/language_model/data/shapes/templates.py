@@ -52,7 +52,8 @@ def render(messages: list[dict], tokenizer, row: Fields) -> tuple[str, str]:
         raise Malformed(
             "the chat template changes the prompt when the answer follows: where it ends the "
             f"prompt with {prompt[same:][-40:]!r}, the conversation has "
-            f"{whole[same:][:40]!r}; take what it adds for generation out of the template"
+            f"{whole[same:][:40]!r}; take what it adds for generation out of the template, or "
+            "write a system message into the first question, if that is what moves"
         )
     start = _find_contents(messages, whole, row, len(prompt))
     if (added := whole[len(prompt) : start]).strip():

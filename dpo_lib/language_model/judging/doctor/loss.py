@@ -168,6 +168,8 @@ def _first_loss(log: Log) -> tuple[float, float, float] | None:
     rewards = [log.start(f"rewards/{side}") or 0.0 for side in SIDES]
     if not all(map(math.isfinite, rewards)) or not any(rewards):
         return loss, wanted, ROUNDING
+    if log.is_kto:  # its loss depends on how many of a batch are desirable, which is not logged
+        return None
     apart = rounding(log, pairs=1) / 4
     curved = (log.loss_at(apart, -apart) + log.loss_at(-apart, apart)) / 2 - wanted
     return loss, log.loss_at(*rewards), ROUNDING + abs(curved)

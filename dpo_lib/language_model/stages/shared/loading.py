@@ -29,6 +29,14 @@ from dpo_lib.language_model.data.tokens import (
     tokenize_preferences,
     tokenize_prompts,
 )
+from dpo_lib.language_model.data.unpaired import (
+    TokenLabelled,
+    counted,
+    imbalance,
+    read_labelled,
+    require_both,
+    tokenize_labelled,
+)
 from dpo_lib.language_model.models.devices import pick_device
 from dpo_lib.language_model.models.hashes import state_hash, tokenizer_hash
 from dpo_lib.language_model.models.judges import Score, named_judge
@@ -45,6 +53,7 @@ from dpo_lib.language_model.settings import (
     DrawnSettings,
     HeldOutSettings,
     JudgedSettings,
+    KTOSettings,
     PreferenceSettings,
     Settings,
     TrainingError,
@@ -58,6 +67,22 @@ def load_pairs(
     """The preference data that `settings.data` names, and what became of its rows."""
     rows, report = read_preferences(settings.data, tokenizer, settings.pairs_from)
     return tokenize_preferences(rows, tokenizer, settings.max_length, report), report
+
+
+def load_labelled(
+    settings: KTOSettings, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[TokenLabelled], Report]:
+    """The labelled answers that `settings.data` names, and what became of their rows.
+
+    Raises:
+        DataError: as the readers, and where all labels are the same.
+    """
+    rows, report = read_labelled(settings.data, tokenizer)
+    found = tokenize_labelled(rows, tokenizer, settings.max_length, report)
+    require_both(settings.data, found)
+    said = imbalance(found, settings.desirable_weight, settings.undesirable_weight)
+    print(*filter(None, (counted(found), said)), sep="\n", file=sys.stderr)
+    return found, report
 
 
 def load_prompts(
@@ -80,6 +105,22 @@ def load_held_out(
     known = {*trained_on, *(pair.swapped() for pair in trained_on)}
     read = partial(read_preferences, pairs_from=settings.pairs_from)
     return _held_out(settings, tokenizer, known, read, tokenize_preferences, "preferences")
+
+
+def load_held_out_labelled(
+    settings: KTOSettings, tokenizer: PreTrainedTokenizerBase, trained_on: list[TokenLabelled]
+) -> list[TokenLabelled]:
+    """The labelled answers that `settings.eval_data` names; none if it names nothing.
+
+    Raises:
+        DataError: as the readers, where one is trained on, whatever its label, and where it is
+            alone, so that no other answer can stand beside its prompt.
+    """
+    known = {*trained_on, *(answer.relabelled() for answer in trained_on)}
+    found = _held_out(settings, tokenizer, known, read_labelled, tokenize_labelled, "preferences")
+    if len(found) == 1:
+        raise DataError(f"{settings.eval_data}: has one answer; KTO is measured on two or more")
+    return found
 
 
 def load_held_out_examples(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dpo_lib.language_model.data.order import batch_indices
 from dpo_lib.language_model.files import discard, whole
-from dpo_lib.language_model.settings import DPOSettings, TrainingError
+from dpo_lib.language_model.settings import Settings, TrainingError
 from dpo_lib.language_model.training.parallel.processes import micro_batches, processes
 from dpo_lib.language_model.training.progress import counted
 
@@ -29,7 +29,7 @@ Score = Callable[[list[int]], Iterator[tuple[list[int], Tensor]]]  # items -> pa
 
 
 class ReferenceScores:
-    """log pi_ref(y_w | x) and log pi_ref(y_l | x) of every pair that a run meets, nats.
+    """log pi_ref of both answers of every item that a run meets, nats: of each pair, say.
 
     They are computed in the micro-batches and parts in which the first epoch meets the pairs: a
     policy with the reference's weights then gives the same bits, and the margins of the first
@@ -37,13 +37,13 @@ class ReferenceScores:
 
     Args:
         settings: of the run, `steps` filled in.
-        items: pairs of the data.
+        items: of the data, two answers each.
         fingerprint: hashes; those of "data" and "reference" are used.
         dtype: of the scores, float32 or better.
     """
 
     def __init__(
-        self, settings: DPOSettings, items: int, fingerprint: dict[str, str], dtype: torch.dtype
+        self, settings: Settings, items: int, fingerprint: dict[str, str], dtype: torch.dtype
     ):
         self.settings, self.items = settings, items
         self.path = Path(settings.out) / FILE if settings.out else None  # None keeps nothing
