@@ -27,8 +27,6 @@ SHORT = 20  # characters: fewer may stand in a template by chance
 class Rendered(str):
     """Text from a chat template: here, and only here, special tokens are tokens, not text."""
 
-    messages: list[dict] | None = None  # of a prompt: what was rendered
-
 
 def render(messages: list[dict], tokenizer, row: Fields) -> tuple[str, str]:
     """(prompt, answer) of a conversation; together they are the rendered conversation.
@@ -52,8 +50,7 @@ def render(messages: list[dict], tokenizer, row: Fields) -> tuple[str, str]:
         raise Malformed(
             "the chat template changes the prompt when the answer follows: where it ends the "
             f"prompt with {prompt[same:][-40:]!r}, the conversation has "
-            f"{whole[same:][:40]!r}; take what it adds for generation out of the template, or "
-            "write a system message into the first question, if that is what moves"
+            f"{whole[same:][:40]!r}; take what it adds for generation out of the template"
         )
     start = _find_contents(messages, whole, row, len(prompt))
     if (added := whole[len(prompt) : start]).strip():
@@ -79,9 +76,7 @@ def _open(history: list[dict], tokenizer, row: Fields) -> str:
         written = _own_system(tokenizer, str(tokenizer.chat_template)).strip()
         if written and history[0]["role"] != "system":
             row.notes.append(f"the chat template writes a system message, {written[:40]!r}")
-        prompt = Rendered(_apply_template(history, tokenizer, row, add_generation_prompt=True))
-        prompt.messages = history
-        return prompt
+        return Rendered(_apply_template(history, tokenizer, row, add_generation_prompt=True))
     _refuse_without_template(history, 1)
     if holds(row.take("tools")):
         raise Malformed(
