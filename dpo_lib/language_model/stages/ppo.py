@@ -49,6 +49,7 @@ from dpo_lib.language_model.stages.ppo_terms import (
 from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
 from dpo_lib.language_model.stages.shared.loading import (
     check_comparable,
+    check_start,
     fingerprint,
     held_out_hash,
     layout,
@@ -120,7 +121,8 @@ class PPO(Stage):
         else:
             model = load_judge(settings.reward, tokenizer).to(policy.device)
             score, body, judge = model.score, model.body, state_hash(model)
-        loaded = (policy, reference, ValueModel(body), tokenizer, prompts, score, judge, held_out)
+        value = ValueModel(body, settings)
+        loaded = (policy, reference, value, tokenizer, prompts, score, judge, held_out)
         return cls(settings, *loaded), report
 
     def layout(self) -> dict[str, str]:
@@ -164,6 +166,8 @@ class PPO(Stage):
                 values=self._in_batches(self.values),
                 scores=self._in_batches(self.score),
             )
+        if iteration == 0:
+            check_start(settings, rollouts.kl())
         self._judge()
         first, *_ = processes().gather(rollouts.state_dict())
         rollouts.load_state_dict(first)
