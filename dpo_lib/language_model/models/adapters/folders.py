@@ -141,7 +141,7 @@ def _merge(name, base, model: PreTrainedModel, config: dict, tensors: dict[str, 
     wrong = f"{name}: not an adapter of {base}"
     try:
         followed = {key: config[key] for key in _FOLLOWED & config.keys()}
-        with quietly():  # on the meta device: a rank of a billion allocates nothing
+        with quietly(), torch.device("meta"):  # a rank of a billion allocates nothing
             given = LoraConfig(**followed)
             inject_adapter_in_model(given, model, NAME, low_cpu_mem_usage=True)
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
