@@ -86,10 +86,10 @@ def start_of(model: PreTrainedModel) -> PreTrainedModel:
 
 def file_names(model: nn.Module, prefix: str = "") -> dict[str, str]:
     """The adapter's parameters: name in peft's files -> in the model; `prefix` is of a body."""
+    parts = {name: name.split(".") for name, _ in model.named_parameters() if ".lora_" in name}
     return {
-        f"{BEFORE}{prefix}{name.replace(f'.{NAME}.', '.')}": name
-        for name, _ in model.named_parameters()
-        if f".lora_A.{NAME}." in name or f".lora_B.{NAME}." in name
+        BEFORE + prefix + ".".join(part for part in split if part != NAME): name
+        for name, split in parts.items()
     }
 
 
