@@ -57,8 +57,8 @@ def reference_is_another_model(log: Log) -> str | None:
     if far := not_zero_at_the_start(log):
         return (
             f"rewards before the first update are not 0 ({', '.join(far)}), and further from it "
-            f"than 16 bits bring them, {rounding(log):.4f}: the reference is not the initial policy "
-            "(with LoRA, an adapter that was part of the start may be switched off in it)"
+            f"than 16 bits bring them, {rounding(log):.4f}: the reference is not the initial "
+            "policy (with LoRA, an adapter that was part of the start may be switched off in it)"
         )
     return None
 
