@@ -26,12 +26,14 @@ from dpo_lib.language_model.settings import (
     SFTSettings,
     TrainingError,
 )
-from dpo_lib.language_model.stages import dpo, ppo
 from dpo_lib.language_model.stages.dpo import DPO
 from dpo_lib.language_model.stages.ppo import PPO
 from dpo_lib.language_model.stages.reward import Reward
 from dpo_lib.language_model.stages.sft import SFT
+from dpo_lib.language_model.stages.shared import loading
+from dpo_lib.language_model.training import loop
 from dpo_lib.language_model.training.loop import train
+from dpo_lib.language_model.training.parallel.processes import Processes
 
 # peft asks transformers by an old name
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -166,8 +168,6 @@ def test_a_reference_without_the_sft_adapter_or_an_adapter_that_is_not_zero_is_f
     merge(world.sft, tmp_path / "merged")
     given = dict(model=str(tmp_path / "merged"))
     given |= dict(eval_data=world.named["data"]) if when == "held out" else {}
-    from dpo_lib.language_model.stages.shared import loading
-
     with monkeypatch.context() as planted:
         planted.setattr(loading, "frozen_copy", lambda _: frozen_copy(policy_of(world.named)))
         wrong = stage_of(DPO, DPOSettings, world, tmp_path / "0", **given)
@@ -282,5 +282,8 @@ def test_every_stage_has_the_flags():
         assert issubclass(settings, Settings) and fields <= settings.__dataclass_fields__.keys()
 
 
-def test_the_stages_that_have_a_reference_check_their_start():
-    assert dpo.check_start is ppo.check_start
+def test_an_adapter_is_not_sharded(world, tmp_path, monkeypatch):
+    stage = stage_of(SFT, SFTSettings, world, tmp_path)
+    monkeypatch.setattr(loop, "processes", lambda: Processes(0, 2, sharded=True))
+    with pytest.raises(TrainingError, match="adapters cannot be sharded"):
+        train(stage)
