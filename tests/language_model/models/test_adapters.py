@@ -192,6 +192,7 @@ def test_what_is_saved_is_the_same_bytes_again_and_holds_no_weights_of_the_base(
     assert all("lora_" in name for name in load_file(folders[0] / "adapter_model.safetensors"))
     config = json.loads((folders[0] / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(base) and config["task_type"] == "CAUSAL_LM"
+    assert config["target_modules"] == sorted(config["target_modules"])  # a set has no order
     save_policy(load_policy(str(base), tokenizer), tokenizer, folders[0])  # an adapter is replaced
     assert (folders[0] / "config.json").exists()
 
