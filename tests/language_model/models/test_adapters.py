@@ -107,7 +107,23 @@ def test_a_new_adapter_changes_no_bit_of_the_logits_and_follows_from_the_seed(ba
     )
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(logits(once), plain)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(logits(once), logits(start_of(once)))
     assert state_hash(once) == state_hash(again) != state_hash(other)
+
+
+def test_a_layers_own_forward_pass_is_pefts_and_leaves_one_array_behind(base, tokenizer):
+    model = trained(base, tokenizer).double()
+    layer = next(m for m in model.modules() if hasattr(m, "lora_A"))
+    width = layer.in_features
+    x = torch.randn(2, 5, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = type(layer).__mro__[1].forward(layer, x)
+    assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
+    twin = copy.deepcopy(layer)  # bound to its own tensors
+    with torch.no_grad():
+        layer.lora_B["default"].weight.zero_()
+    assert_close(twin(x), expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(layer(x), layer.base_layer(x))
 
 
 def test_every_linear_layer_but_the_output_has_an_adapter_and_nothing_else_is_trained(
