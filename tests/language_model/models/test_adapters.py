@@ -4,6 +4,7 @@ import copy
 import json
 import re
 import warnings
+import weakref
 from dataclasses import replace
 
 import peft
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
+from torch import nn
 from torch.testing import assert_close
 from transformers import (
     AutoModelForCausalLM,
@@ -120,8 +122,8 @@ def test_what_a_layer_computes_again_for_its_backward_pass_is_kept_nowhere(base,
     model, kept = trained(base, tokenizer), []
     packed = layers._keep
 
-    def keep(x, tensor):
-        kept.append(isinstance(found := packed(x, tensor), tuple))
+    def keep(*given):
+        kept.append(isinstance(found := packed(*given), tuple))
         return found
 
     with pytest.MonkeyPatch.context() as patch:
@@ -130,6 +132,18 @@ def test_what_a_layer_computes_again_for_its_backward_pass_is_kept_nowhere(base,
     # the first norm has no backward pass: the embeddings before it are frozen
     expected = {"GPT2LMHeadModel": 2 * 3 - 1, "OlmoForCausalLM": 2 * 5 - 3}
     assert sum(kept) == expected.get(type(model).__name__, 0)
+
+
+def test_the_input_of_an_adapter_is_let_go_after_the_forward_pass(tmp_path, tokenizer):
+    model = trained(make_base(tmp_path / "base", tokenizer), tokenizer)
+    hidden = torch.ones(1, 3, 64, requires_grad=True)
+    for makes, gone in ((nn.functional.gelu, True), (torch.sin, False)):
+        x = makes(hidden)
+        watched = weakref.ref(x)  # stays as long as autograd has the tensor
+        out = model.transformer.h[0].mlp.c_proj(x)
+        del x
+        assert (watched() is None) is gone
+        out.sum().backward()
 
 
 def test_a_layers_own_forward_pass_is_pefts_and_leaves_one_array_behind(base, tokenizer):

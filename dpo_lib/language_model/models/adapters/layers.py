@@ -82,7 +82,8 @@ def _thrifty(kind: type) -> type:
 
     def forward(self, x: Tensor) -> Tensor:
         result = self.base_layer(x)  # (..., out)
-        with torch.autograd.graph.saved_tensors_hooks(partial(_keep, x), _give_back):
+        keep = partial(_keep, x.grad_fn, x.data_ptr())
+        with torch.autograd.graph.saved_tensors_hooks(keep, _give_back):
             low = nn.functional.linear(x, self.lora_A[NAME].weight)
         factors = (low * self.scaling[NAME]).flatten(0, -2), self.lora_B[NAME].weight.T
         result.flatten(0, -2).addmm_(*(factor.to(result.dtype) for factor in factors))
@@ -91,12 +92,17 @@ def _thrifty(kind: type) -> type:
     return type(kind.__name__, (kind,), {"forward": forward, "__module__": __name__})
 
 
-def _keep(x: Tensor, tensor: Tensor):
-    """What is kept of a tensor that waits for the backward pass: of `x`, how to compute it."""
-    again = _AGAIN.get(type(x.grad_fn).__name__)
-    if again is None or tensor.data_ptr() != x.data_ptr() or tensor.dtype != x.dtype:
+def _keep(made_by, place: int, tensor: Tensor):
+    """What is kept of a tensor that waits for the backward pass: of A's input, how to compute it.
+
+    Args:
+        made_by, place: the input's backward step and address. Not the input: autograd keeps this
+            function as long as the tensor.
+    """
+    again = _AGAIN.get(type(made_by).__name__)
+    if again is None or tensor.data_ptr() != place:
         return tensor
-    return partial(again, x.grad_fn), tensor.shape
+    return partial(again, made_by), tensor.shape
 
 
 def _give_back(kept) -> Tensor:
