@@ -76,8 +76,8 @@ def _thrifty(kind: type) -> type:
 
     It makes one array where peft's makes four, of which three leave holes in a CPU's memory
     between those that wait for the backward pass. And A's input, which no frozen layer keeps, is
-    computed again from what the operation before it keeps anyway. Of a GPT-2's step on a CPU both
-    together are half of the memory.
+    computed again from what the operation before it keeps anyway. Without the two a GPT-2's step
+    takes half as much memory again.
     """
 
     def forward(self, x: Tensor) -> Tensor:
