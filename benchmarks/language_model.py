@@ -4,7 +4,7 @@
     python benchmarks/language_model.py small smallv --trl    against TRL, in .venv-trl
     python benchmarks/language_model.py gpt2 --trl --bf16 --pairs 40
                                                               the 124M model: 20 GiB, 50 minutes
-    python benchmarks/language_model.py gpt2 --lora --batch 2 --pairs 10
+    python benchmarks/language_model.py gpt2 --lora --batch 4 --pairs 16
                                                               an adapter against all weights
 
 Random weights, chat-like log-normal lengths. Every batch is stepped by all sides one after the
