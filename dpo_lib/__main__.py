@@ -177,6 +177,20 @@ def ppo(settings: PPOSettings, *, config: Config = None) -> None:
     _train(PPO, settings)
 
 
+@app.command(group=TRAIN, sort_key=6)
+def merge(*, model: str, out: str) -> None:
+    """Write an adapter and its base model as one plain folder.
+
+    Args:
+        model: Folder or hub name of an adapter of a policy or of a reward model.
+        out: Folder to make.
+    """
+    from dpo_lib.language_model.models import merge
+
+    merge(model, out)
+    print(out)
+
+
 @app.command(group=TRAIN, sort_key=5)
 def demo(*, out: str = "demo", seed: Annotated[int, Parameter(validator=Number(gte=0))] = 0) -> int:
     """World, SFT, DPO, evaluation and report in one go, in some minutes and without a download.

@@ -1,14 +1,14 @@
 """Kill training runs and see whether they end with the same bytes as runs that were left alone.
 
-    python scripts/kill_tests.py [--kills 40] [--every 1] [--stages sft,reward,dpo,kto,online,ppo]
+    python scripts/kill_tests.py [--kills 40] [--every 1] [--stages sft,reward,dpo,lora]
 
 For each stage, on a GPT-2 of two layers and the built-in world, measured on held-out rows, its
 best checkpoint kept, and (the reward model aside) sampled from: SIGKILL at random moments, in
 chains of 1, 2 and 5 with a resume between, and SIGKILL at each write, fsync, mkdir, rename and
 removal of a whole run. "online" has a moving reference and rounds of three steps, "online-1" a
-fixed one and rounds of one. "identical" means weights, optimiser, log and saved model, by SHA-256;
-"torn" counts checkpoints that had a checkpoint's name and were not whole. Exit code 1 if any
-run ended otherwise.
+fixed one and rounds of one; "lora" is DPO with an adapter. "identical" means weights, optimiser,
+log and saved model, by SHA-256; "torn" counts checkpoints that had a checkpoint's name and were not
+whole. Exit code 1 if any run ended otherwise.
 """
 
 # ruff: noqa: E402 (the paths and the number of threads come first)
@@ -33,6 +33,7 @@ from faults import Faults, count_events, ends, in_child, warm_up
 from small_world import small_world
 
 from dpo_lib.language_model import settings as told
+from dpo_lib.language_model.models.adapters.layers import require_peft
 from dpo_lib.language_model.stages.dpo import DPO
 from dpo_lib.language_model.stages.kto import KTO
 from dpo_lib.language_model.stages.online import OnlineDPO
@@ -50,6 +51,7 @@ STAGES = {
     "online": (told.OnlineDPOSettings, OnlineDPO),
     "online-1": (told.OnlineDPOSettings, OnlineDPO),
     "ppo": (told.PPOSettings, PPO),
+    "lora": (told.DPOSettings, DPO),
 }
 CHAINS = (1, 2, 5, 2)
 SETTINGS = dict(steps=9, batch_size=8, accumulate=2, save_every=2, lr=1e-4, max_length=64)
@@ -68,6 +70,9 @@ OWN = {
     | SAMPLED
     | dict(reward="true", epochs=2, minibatches=2, metric_for_best_model="objective/kl"),
 }
+
+
+OWN["lora"] = OWN["dpo"] | dict(lora=2)
 
 
 def command(name: str, named: dict, run: Path) -> Callable[[], None]:
@@ -152,6 +157,8 @@ def main() -> int:
     stages = given.stages.split(",")
     torch.set_num_threads(1)
     warm_up()
+    if "lora" in stages:
+        require_peft()  # imported before a fork, as torch is
     folder = Path(tempfile.mkdtemp(prefix="kill-tests-"))
     named = small_world(folder, pairs=40, reviews=40, prompts=40, test=8)
     tallies = []

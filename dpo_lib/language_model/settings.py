@@ -27,6 +27,7 @@ Metric = Literal[
 ]  # fmt: skip
 
 MODEL, OPTIMISATION = section("Model and data", 1), section("Optimisation", 2)
+LORA = section("LoRA", 2)
 _DPO, _KTO, _PPO, SAMPLING = (section(title, 3) for title in ("DPO", "KTO", "PPO", "Sampling"))
 MOVING = "moving"  # the reference that is the policy as each round begins
 START = (None, "fixed", MOVING)  # what makes the start of a run its first reference
@@ -53,6 +54,12 @@ class Settings:
     """The frozen model, where a stage has one; --model itself if not given."""
     max_length: Annotated[int, MODEL] = 512
     """Tokens of prompt and completion together."""
+    lora: Annotated[int | None, LORA] = None
+    """Train an adapter of this rank, and nothing else; needs peft."""
+    lora_alpha: Annotated[float | None, LORA] = None
+    """The adapter counts alpha / rank times; twice the rank if not given, as TRL's 32 for 16."""
+    lora_target_modules: Annotated[str | None, LORA] = None
+    """Ends of linear layers' names, q_proj,v_proj say; all-linear if not given."""
     steps: Annotated[int | None, OPTIMISATION] = None
     """Optimiser steps; once through the data if not given."""
     batch_size: Annotated[int, OPTIMISATION] = 64
@@ -99,6 +106,12 @@ class Settings:
             require(self, name, getattr(self, name) >= 0, "at least 0")
         for name in ("lr", "max_grad_norm"):
             require(self, name, 0 < getattr(self, name) < math.inf, "positive and finite")
+        require(self, "lora", self.lora is None or self.lora >= 1, "at least 1")
+        for name in ("lora_alpha", "lora_target_modules"):
+            adapted = getattr(self, name) is None or self.lora is not None
+            require(self, name, adapted, "left out without lora")
+        alpha = self.lora_alpha is None or 0 < self.lora_alpha < math.inf
+        require(self, "lora_alpha", alpha, "positive and finite")
 
     def for_items(self, items: int) -> "Settings":
         """The settings with `steps` filled in: those of one epoch, if none are given."""

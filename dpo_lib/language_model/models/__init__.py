@@ -6,6 +6,8 @@ __all__, __getattr__, __dir__ = exports(
     __name__,
     {
         "hub": ["ModelError"],
+        "adapters.layers": ["add_adapter", "start_of"],
+        "adapters.folders": ["merge"],
         "policies": [
             "check_same_tokens",
             "frozen_copy",

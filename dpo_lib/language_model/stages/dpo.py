@@ -26,6 +26,7 @@ from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
 from dpo_lib.language_model.stages.shared.loading import (
     batches,
     check_comparable,
+    check_start,
     fingerprint,
     held_out_hash,
     layout,
@@ -48,7 +49,7 @@ class DPO(Stage):
     Args:
         settings: what to do.
         policy: changed in place; its dropout must be off.
-        reference: frozen, with storage of its own; let go when it has scored the data.
+        reference: frozen; let go when it has scored the data.
         tokenizer: saved beside the policy.
         pairs: labelled pairs as token ids.
         held_out: others, to be measured on.
@@ -81,6 +82,7 @@ class DPO(Stage):
         wide = at_least_float32(policy.dtype)
         self.scores = ReferenceScores(self.settings, self.items, self.fingerprint, wide)
         self.scored = 0  # the step up to which the reference has scored all that is met
+        self.step = 0  # that is under way
 
     @classmethod
     def from_settings(cls, settings: DPOSettings) -> tuple["DPO", Report]:
@@ -99,7 +101,7 @@ class DPO(Stage):
 
     def start(self, step: int) -> None:
         """Have the reference score what the run meets: it never changes, so once is enough."""
-        last = max(step, self.settings.steps)
+        self.step, last = step, max(step, self.settings.steps)
         if last > self.scored:
             scores = self.scores.up_to(last, partial(self.logps, self.reference))
             self.ref_logps = scores.to(self.policy.device)  # (items, 2): chosen, rejected
@@ -111,9 +113,12 @@ class DPO(Stage):
 
     def evaluate(self) -> Measurement:
         """Loss, rewards and log-probabilities of the held-out pairs, and fresh completions."""
+        first = self.step == 0
         self.start(1)  # before the first step the reference has not been asked yet
         scores = (*self.score_held_out(self.policy).unbind(-1), *self.held_out_ref_logps.unbind(-1))
         found = self.losses(self.held_out, *scores) | reward_metrics(*scores, self.settings.beta)
+        if first:
+            check_start(self.settings, found["rewards/chosen"], found["rewards/rejected"])
         of_pairs = {f"eval_{name}": values.mean().item() for name, values in found.items()}
         return Measurement(of_pairs) | self.samples.draw(self.policy)
 
@@ -138,9 +143,16 @@ class DPO(Stage):
             metrics = reward_metrics(
                 chosen.detach(), rejected.detach(), ref_chosen, ref_rejected, self.settings.beta
             )
+            if self.at_start:
+                check_start(self.settings, metrics["rewards/chosen"], metrics["rewards/rejected"])
             columns.append({name: value.detach() for name, value in losses.items()} | metrics)
         sums = {name: sum(column[name].sum() for column in columns) for name in columns[0]}
         return sums | {"num_tokens": sum(self.pairs[index].tokens for index in indices)}
+
+    @property
+    def at_start(self) -> bool:
+        """Whether the policy is as it was scored by the reference, here and not on another machine."""
+        return self.step == 1 and not self.scores.kept
 
     def losses(self, pairs: list[Pair], *logps: Tensor) -> dict[str, Tensor]:
         """The loss of each pair, equation (7) or another, and its SFT term if it has one.

@@ -28,6 +28,7 @@ from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
 from dpo_lib.language_model.stages.shared.loading import (
     batches,
     check_comparable,
+    check_start,
     fingerprint,
     held_out_hash,
     layout,
@@ -114,7 +115,10 @@ class KTO(Stage):
             self.mismatched_logps(self.policy, batch[:1])  # the others wait for this one's pass
         everyone = chain.from_iterable(group.gather(list(chain.from_iterable(logps))))
         others = self.ref_logps[batch, 1].cpu().double()
-        self.kl = reference_point(others.new_tensor(list(everyone)), others)
+        present = others.new_tensor(list(everyone))
+        if step == 1 and not self.scores.kept:
+            check_start(self.settings, present - others)
+        self.kl = reference_point(present, others)
 
     def ask_reference(self, step: int) -> None:
         """Have it score all that steps 1 to `step` meet: it never changes, so once is enough."""

@@ -8,6 +8,8 @@ with a judge of any kind). A round as long as the run is offline DPO on pairs fr
 With `--reference moving` the reference is the policy as the round begins. If every round reached
 its optimum (4), round t would end at pi_t proportional to pi_(t-1) exp(r / beta), so after T
 rounds at pi_0 exp(T r / beta): the optimum of objective (3) with beta / T, measured from the start.
+
+One file: a round is understood as a whole, from the draw to its last step.
 """
 
 import copy
@@ -84,6 +86,7 @@ class OnlineDPO(DPO):
         self.prompts, self.texts = prompts, texts
         self.loss = loss_of(settings)
         self.items = settings.refresh_every * settings.batch_size  # so an epoch is a round
+        self.step = 0  # that is under way
         rows = self.items * settings.num_generations
         self.drawn = Completions(rows, settings.max_new_tokens, torch.float64)  # on the CPU
         wide = at_least_float32(policy.dtype)
@@ -118,6 +121,7 @@ class OnlineDPO(DPO):
 
     def start(self, step: int) -> None:
         """Draw new pairs if a round begins with this step (steps count from 1)."""
+        self.step = step
         number, within = divmod(step - 1, self.settings.refresh_every)
         if within == 0:
             self.draw(number)
@@ -191,6 +195,10 @@ class OnlineDPO(DPO):
             tie = scores[best] == scores[worst] or pair.chosen == pair.rejected
             self.labels.append((best, worst))
             self.pairs.append(None if tie else pair)
+
+    @property
+    def at_start(self) -> bool:
+        return self.step == 1
 
     def untied(self, indices: list[int]) -> list[int]:
         """Those of the round's prompts that have a pair."""

@@ -48,6 +48,7 @@ from dpo_lib.language_model.stages.ppo_terms import (
 from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
 from dpo_lib.language_model.stages.shared.loading import (
     check_comparable,
+    check_start,
     fingerprint,
     held_out_hash,
     layout,
@@ -114,7 +115,7 @@ class PPO(Stage):
         policy = load_first(settings, tokenizer)
         reference = load_reference(settings, tokenizer, policy)
         judge = named_judge(settings.reward, tokenizer, policy.device)
-        value = ValueModel(judge.model.body if judge.model else policy)
+        value = ValueModel(judge.model.body if judge.model else policy, settings)
         loaded = (policy, reference, value, tokenizer, prompts, judge.score, judge.name, held_out)
         return cls(settings, *loaded), report
 
@@ -158,6 +159,8 @@ class PPO(Stage):
                 values=self._in_batches(self.values),
                 scores=self._in_batches(self.score),
             )
+        if iteration == 0:
+            check_start(settings, rollouts.kl())
         self._judge()
         first, *_ = processes().gather(rollouts.state_dict())
         rollouts.load_state_dict(first)

@@ -38,6 +38,8 @@ def train(stage: Stage) -> Path:
         )
     if group.sharded and not stage.may_shard:
         raise TrainingError(f"{type(stage).__name__} cannot be sharded: leave --use_fsdp out")
+    if group.sharded and settings.lora is not None:
+        raise TrainingError("lora: adapters cannot be sharded: leave --use_fsdp or --lora out")
     tracked = trackers_of(settings.report_to) if group.main else []
     hashes = {f"{name} (hash)": value for name, value in stage.fingerprint.items()}
     facts = {"stage": type(stage).__name__, **hashes}

@@ -94,7 +94,8 @@ class Stage(ABC):
 def about(stage: Stage) -> dict[str, str | int | None]:
     """What a run does, for its first line and for its folder: name -> value, as JSON."""
     modules = stage.modules.values()
-    parameters = [parameter for module in modules for parameter in module.parameters()]
+    found = {id(p): p for module in modules for p in module.parameters()}  # some share a base
+    parameters = list(found.values())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     device, weights = parameters[0].device, parameters[0].dtype
     autocast = pick_dtype(device, stage.settings.dtype)

@@ -12,6 +12,7 @@ __all__, __getattr__, __dir__ = exports(
         "recording": ["record"],
         "start": ["Start", "make_start"],
         "healthy": ["HEALTHY", "Healthy", "HealthyKTO", "RoundedReference"],
+        "adapters": ["AdapterLeftOn", "AdapterSwitchedOff"],
         "visible": [
             "VISIBLE",
             "Ascent",

@@ -130,7 +130,9 @@ def test_a_healthy_run_of_every_loss_draws_no_suspect(enough, told):
     "bug",
     [
         zoo.UntrainedReference,
+        zoo.AdapterSwitchedOff,
         zoo.SharedWeights,
+        zoo.AdapterLeftOn,
         zoo.SummedMicroBatches,
         zoo.ZeroLearningRate,
         zoo.OtherParameters,
@@ -141,6 +143,22 @@ def test_a_healthy_run_of_every_loss_draws_no_suspect(enough, told):
 def test_a_bug_that_breaks_an_identity_is_named_at_once(start, bug):
     findings = diagnose(record(bug.of(start, **SHORT)))
     assert [finding.rule for finding in findings if not finding.note] == [VISIBLE[bug]]
+
+
+@pytest.mark.parametrize(
+    "bug, cause",
+    [
+        (zoo.AdapterLeftOn, "with LoRA the adapter is left on in it"),
+        (zoo.AdapterSwitchedOff, "an adapter that was part of the start may be switched off"),
+    ],
+)
+def test_the_doctor_names_what_lora_does_to_a_reference(start, bug, cause):
+    stage = bug.of(start, **SHORT)
+    trained = [name for name, p in stage.policy.named_parameters() if p.requires_grad]
+    assert trained and all(".lora_" in name for name in trained)
+    log = record(stage)
+    assert (log.start("rewards/chosen") == 0) is (bug is zoo.AdapterLeftOn)
+    assert cause in diagnose(log)[0].sentence
 
 
 @pytest.mark.parametrize("size", [2, 16])

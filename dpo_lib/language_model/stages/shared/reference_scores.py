@@ -58,6 +58,7 @@ class ReferenceScores:
         }
         self.logps = torch.full((items, 2), torch.nan, dtype=dtype)
         self.asked = False  # whether the file has been looked at
+        self.kept = False  # whether it gave scores, maybe of another machine
 
     @property
     def complete(self) -> bool:
@@ -83,7 +84,8 @@ class ReferenceScores:
         if not self.asked:
             self.asked = True
             found = group.gather(self._load() if group.main else None)[0]
-            self.logps = self.logps if found is None else found
+            self.kept = found is not None
+            self.logps = found if self.kept else self.logps
         if batches := self.missing(last):
             batches = counted(batches, "the reference scores the data", group.main)
             self.logps = score_batches(self.logps, batches, score, self.settings.accumulate)
