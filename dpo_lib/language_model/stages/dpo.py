@@ -22,20 +22,18 @@ from dpo_lib.language_model.models.policies import load_tokenizer, save_policy
 from dpo_lib.language_model.scoring.logprobs import pair_logps, pair_logps_in_parts, pair_sides
 from dpo_lib.language_model.scoring.sequences import to_device
 from dpo_lib.language_model.settings import DPOSettings, PairLossSettings
-from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
-from dpo_lib.language_model.stages.shared.loading import (
-    batches,
+from dpo_lib.language_model.stages.shared.first_models import (
     check_comparable,
     check_start,
     fingerprint,
     held_out_hash,
     layout,
     load_first,
-    load_held_out,
     load_own_judge,
-    load_pairs,
     load_reference,
 )
+from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
+from dpo_lib.language_model.stages.shared.loading import batches, load_held_out, load_pairs
 from dpo_lib.language_model.stages.shared.reference_scores import ReferenceScores
 from dpo_lib.language_model.training.stage import Measurement, Stage
 from dpo_lib.objective import implicit_reward
@@ -151,7 +149,7 @@ class DPO(Stage):
 
     @property
     def at_start(self) -> bool:
-        """Whether the policy is as it was scored by the reference, here and not on another machine."""
+        """Whether this step finds policy and reference as they began, scored on this machine."""
         return self.step == 1 and not self.scores.kept
 
     def losses(self, pairs: list[Pair], *logps: Tensor) -> dict[str, Tensor]:

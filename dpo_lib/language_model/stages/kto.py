@@ -24,19 +24,21 @@ from dpo_lib.language_model.models.policies import load_tokenizer, save_policy
 from dpo_lib.language_model.scoring.logprobs import completion_logps, completion_logps_in_parts
 from dpo_lib.language_model.scoring.sequences import to_device
 from dpo_lib.language_model.settings import KTOSettings
-from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
-from dpo_lib.language_model.stages.shared.loading import (
-    batches,
+from dpo_lib.language_model.stages.shared.first_models import (
     check_comparable,
     check_start,
     fingerprint,
     held_out_hash,
     layout,
     load_first,
-    load_held_out_labelled,
-    load_labelled,
     load_own_judge,
     load_reference,
+)
+from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
+from dpo_lib.language_model.stages.shared.loading import (
+    batches,
+    load_held_out_labelled,
+    load_labelled,
 )
 from dpo_lib.language_model.stages.shared.reference_scores import ReferenceScores
 from dpo_lib.language_model.training.parallel.processes import micro_batches, processes

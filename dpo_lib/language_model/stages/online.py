@@ -12,7 +12,6 @@ rounds at pi_0 exp(T r / beta): the optimum of objective (3) with beta / T, meas
 One file: a round is understood as a whole, from the draw to its last step.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -33,16 +32,15 @@ from dpo_lib.language_model.models.policies import load_tokenizer
 from dpo_lib.language_model.scoring.logprobs import pair_sides
 from dpo_lib.language_model.settings import MOVING, START, OnlineDPOSettings, TrainingError
 from dpo_lib.language_model.stages.dpo import DPO, loss_of
-from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
-from dpo_lib.language_model.stages.shared.loading import (
+from dpo_lib.language_model.stages.shared.first_models import (
     check_comparable,
     fingerprint,
     held_out_hash,
     load_first,
-    load_held_out_prompts,
-    load_prompts,
     load_reference,
 )
+from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
+from dpo_lib.language_model.stages.shared.loading import load_held_out_prompts, load_prompts
 from dpo_lib.language_model.stages.shared.reference_scores import score_batches
 from dpo_lib.language_model.training.parallel.processes import processes
 from dpo_lib.language_model.training.run_folder import PAIRS
@@ -98,9 +96,6 @@ class OnlineDPO(DPO):
         self.fingerprint = hashes | {"reward": judge.name} | held_out_hash(held_out)
         self.samples = FreshSamples(settings, tokenizer, held_out, policy, reference, judge.score)
         self.reference = reference
-        if settings.reference == MOVING:
-            follower = copy.deepcopy(policy)  # tensor by tensor as the policy, whatever is in it
-            self.reference = self.modules["reference"] = follower.requires_grad_(False).eval()
 
     @classmethod
     def from_settings(cls, settings: OnlineDPOSettings) -> tuple["OnlineDPO", Report]:
@@ -139,8 +134,6 @@ class OnlineDPO(DPO):
             TrainingError: there is not one pair.
         """
         settings = self.settings
-        if settings.reference == MOVING:
-            self.reference.load_state_dict(self.policy.state_dict())
         self.drawn.load_state_dict(processes().from_main(partial(self._judged, number)))
         self.label()
         if not any(self.pairs):
@@ -155,7 +148,8 @@ class OnlineDPO(DPO):
         steps = range(first, first + settings.refresh_every)
         batches = (batch_indices(settings.seed, n, settings.batch_size, self.items) for n in steps)
         unknown = torch.full_like(self.drawn.ref_logps, torch.nan)
-        asked = partial(self.logps, self.reference)  # in the parts in which a step asks the policy
+        reference = self.policy if settings.reference == MOVING else self.reference
+        asked = partial(self.logps, reference)  # in the parts in which a step asks the policy
         found = score_batches(unknown, batches, asked, settings.accumulate)
         self.drawn.record(ref_logps=found.nan_to_num(0.0))  # ties have none, and are never read
 

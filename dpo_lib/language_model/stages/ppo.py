@@ -45,18 +45,17 @@ from dpo_lib.language_model.stages.ppo_terms import (
     controlled_beta,
     logps_and_entropies,
 )
-from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
-from dpo_lib.language_model.stages.shared.loading import (
+from dpo_lib.language_model.stages.shared.first_models import (
     check_comparable,
     check_start,
     fingerprint,
     held_out_hash,
     layout,
     load_first,
-    load_held_out_prompts,
-    load_prompts,
     load_reference,
 )
+from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
+from dpo_lib.language_model.stages.shared.loading import load_held_out_prompts, load_prompts
 from dpo_lib.language_model.training.parallel.processes import processes
 from dpo_lib.language_model.training.stage import Measurement, Stage
 from dpo_lib.losses import ppo_clip_loss

@@ -13,17 +13,19 @@ from dpo_lib.language_model.scoring import plain_logps
 from dpo_lib.language_model.settings import (
     DPOSettings,
     KTOSettings,
+    OnlineDPOSettings,
     PPOSettings,
     RewardSettings,
     SFTSettings,
 )
-from dpo_lib.language_model.stages import DPO, KTO, PPO, SFT, Reward
+from dpo_lib.language_model.stages import DPO, KTO, PPO, SFT, OnlineDPO, Reward
 
 STAGES = {
     "sft": (SFT, SFTSettings, {}),
     "reward": (Reward, RewardSettings, {}),
     "dpo": (DPO, DPOSettings, {}),
     "kto": (KTO, KTOSettings, {}),
+    "online": (OnlineDPO, OnlineDPOSettings, dict(reward="true", max_new_tokens=8)),
     "ppo": (PPO, PPOSettings, dict(reward="true", max_new_tokens=8, entropy_coefficient=0.01)),
 }
 KINDS = {

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from types import SimpleNamespace
 
 import peft
@@ -20,6 +21,8 @@ from dpo_lib.language_model.models.reward_model import RewardModel
 from dpo_lib.language_model.scoring.logprobs import pair_logps
 from dpo_lib.language_model.settings import (
     DPOSettings,
+    KTOSettings,
+    OnlineDPOSettings,
     PPOSettings,
     RewardSettings,
     Settings,
@@ -27,10 +30,12 @@ from dpo_lib.language_model.settings import (
     TrainingError,
 )
 from dpo_lib.language_model.stages.dpo import DPO
+from dpo_lib.language_model.stages.kto import KTO
+from dpo_lib.language_model.stages.online import OnlineDPO
 from dpo_lib.language_model.stages.ppo import PPO
 from dpo_lib.language_model.stages.reward import Reward
 from dpo_lib.language_model.stages.sft import SFT
-from dpo_lib.language_model.stages.shared import loading
+from dpo_lib.language_model.stages.shared import first_models
 from dpo_lib.language_model.training import loop
 from dpo_lib.language_model.training.loop import train
 from dpo_lib.language_model.training.parallel.processes import Processes
@@ -169,7 +174,7 @@ def test_a_reference_without_the_sft_adapter_or_an_adapter_that_is_not_zero_is_f
     given = dict(model=str(tmp_path / "merged"))
     given |= dict(eval_data=world.named["data"]) if when == "held out" else {}
     with monkeypatch.context() as planted:
-        planted.setattr(loading, "frozen_copy", lambda _: frozen_copy(policy_of(world.named)))
+        planted.setattr(first_models, "frozen_copy", lambda _: frozen_copy(policy_of(world.named)))
         wrong = stage_of(DPO, DPOSettings, world, tmp_path / "0", **given)
     moved = stage_of(DPO, DPOSettings, world, tmp_path / "1", **given)
     with torch.no_grad():
@@ -287,3 +292,45 @@ def test_an_adapter_is_not_sharded(world, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "processes", lambda: Processes(0, 2, sharded=True))
     with pytest.raises(TrainingError, match="adapters cannot be sharded"):
         train(stage)
+
+
+@pytest.mark.parametrize("reference", ["fixed", "moving"])
+def test_online_dpo_with_an_adapter_starts_at_rewards_0_and_goes_on_to_the_byte(
+    reference, world, tmp_path
+):
+    given = dict(reward="true", reference=reference, refresh_every=2, max_new_tokens=8)
+    given |= dict(steps=5, save_every=1, temperature=1.5)
+    path = train(stage_of(OnlineDPO, OnlineDPOSettings, world, tmp_path, **given))
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    zero = (1, 3, 5) if reference == "moving" else (1,)
+    assert [x["step"] for x in lines if x.get("rewards/chosen") == 0.0] == list(zero)
+    again = tmp_path / "again"
+    shutil.copytree(path, again)
+    shutil.rmtree(again / "model")
+    shutil.rmtree(again / "checkpoints/step-000005")  # goes on from the middle of a round
+    assert (again / "checkpoints/step-000004").exists()
+    train(
+        stage_of(
+            OnlineDPO, OnlineDPOSettings, world, tmp_path, out=str(again), resume=True, **given
+        )
+    )
+    assert ends(again) == ends(path)
+
+
+def test_kto_with_an_adapter_starts_at_rewards_0_and_another_reference_is_found(
+    world, tmp_path, monkeypatch
+):
+    train(stage_of(KTO, KTOSettings, world, tmp_path))
+    first = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[0])
+    assert first["loss"] == 0.5 and first["kl"] == 0.0
+    monkeypatch.setattr(first_models, "frozen_copy", lambda model: frozen_copy(other(world.named)))
+    with pytest.raises(TrainingError, match="step 0: with a new adapter"):
+        train(stage_of(KTO, KTOSettings, world, tmp_path, out=str(tmp_path / "wrong")))
+
+
+def other(named):
+    """The base, a little moved."""
+    model = policy_of(named)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(1.01)
+    return model
