@@ -4,6 +4,8 @@
     python benchmarks/language_model.py small smallv --trl    against TRL, in .venv-trl
     python benchmarks/language_model.py gpt2 --trl --bf16 --pairs 40
                                                               the 124M model: 20 GiB, 50 minutes
+    python benchmarks/language_model.py gpt2 --lora --batch 4 --pairs 16
+                                                              an adapter against all weights
 
 Random weights, chat-like log-normal lengths. Every batch is stepped by all sides one after the
 other, so that noise meets them alike; a ratio is the median over batches. Peak memory comes from
@@ -11,12 +13,12 @@ one process for each side. A real token is one that a padding-free program witho
 would process: the prompt twice, and both completions. Every side is divided by ours. The plain
 step is what one writes at first: padded rows, logits everywhere, the reference asked in every
 step, AdamW as it comes. Ours knows the reference's log-probabilities, as TRL best does; the
-column "one epoch" charges that pass to every step of ours alone, as if data were seen once.
+column "one epoch" charges that pass to every step of ours alone, as if data were seen once. The
+peak has it in it: the reference scores every batch before the first step.
 """
 
 import argparse
 import ast
-import copy
 import json
 import math
 import os
@@ -34,7 +36,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[1]
-TRL_ENVIRONMENT = ROOT / ".venv-trl"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is downloaded
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -45,7 +46,10 @@ import transformers  # noqa: E402
 from torch.nn.utils import clip_grad_norm_  # noqa: E402
 
 sys.path.insert(0, str(ROOT))
+from dpo_lib.language_model.models.adapters.layers import add_adapter, require_peft  # noqa: E402
+from dpo_lib.language_model.models.policies import frozen_copy  # noqa: E402
 from dpo_lib.language_model.scoring.logprobs import pair_logps, pair_logps_in_parts, plain_logps  # noqa: E402
+from dpo_lib.language_model.settings import SFTSettings  # noqa: E402
 from dpo_lib.losses import dpo_loss  # noqa: E402
 
 CONFIGS = {  # layers, width, heads, vocabulary
@@ -56,6 +60,7 @@ CONFIGS = {  # layers, width, heads, vocabulary
 PROMPT, COMPLETION = (128, 0.5, 64, 256), (64, 0.8, 16, 256)  # median, sigma, least, most
 PAD, EOS = 0, 1
 BETA = 0.1
+RANK = 16  # of the adapter
 WARM_UP = 2  # batches that are stepped and not counted
 seconds_now = time.perf_counter  # or time.process_time, with --busy
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -122,10 +127,14 @@ class Side:
     activation = "gelu_new"
 
     def __init__(self, config: str, bf16: bool = False, **optimizer):
-        self.model = random_model(config, self.activation).to(DEVICE)
-        self.reference = copy.deepcopy(self.model).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, **optimizer)
+        self.model = self.prepare(random_model(config, self.activation).to(DEVICE))
+        self.reference = frozen_copy(self.model)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-6, **optimizer)
         self.bf16 = bf16
+
+    def prepare(self, model):
+        return model
 
     def precision(self):
         return torch.autocast(DEVICE, torch.bfloat16) if self.bf16 else nullcontext()
@@ -164,6 +173,11 @@ class Ours(Side):
         return clock() - start
 
 
+class OursLoRA(Ours):
+    def prepare(self, model):
+        return add_adapter(model, SFTSettings(model="", data="", out="", lora=RANK))
+
+
 class Plain(Side):
     def step(self, pairs) -> float:
         start = clock()
@@ -195,6 +209,8 @@ SIDES = {
     "plain, bf16": lambda config: Plain(config, bf16=True),
     "ours": Ours,
     "ours, bf16": lambda config: Ours(config, bf16=True),
+    "ours, LoRA": OursLoRA,
+    "ours, LoRA, bf16": lambda config: OursLoRA(config, bf16=True),
 }
 
 
@@ -303,6 +319,8 @@ def beside_trl(config: str, trl: str, bf16: bool, names: list[str], pairs, batch
 
 def peak_mib(config: str, name: str, pairs, batch: int) -> float:
     """Peak memory of one side above what was there before its model; run it in a new process."""
+    if "LoRA" in name:
+        require_peft()  # whose import is no part of a step
     peak = Peak()
     if name.startswith("TRL"):
         trl, bf16 = name.removesuffix(", bf16"), name.endswith(", bf16")
@@ -366,13 +384,10 @@ def in_new_process(python: str, *arguments: str) -> dict | float:
 
 def trl_python() -> str:
     """The interpreter of .venv-trl, made at the first call; TRL is no dependency of ours."""
-    python = TRL_ENVIRONMENT / "bin/python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", TRL_ENVIRONMENT], check=True)
-        torch_version = torch.__version__.split("+")[0]
-        pip = [python, "-m", "pip", "install", "-q", f"torch=={torch_version}", "trl"]
-        subprocess.run(pip, check=True)
-    return str(python)
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from trl_oracle import python_with_trl
+
+    return str(python_with_trl())
 
 
 def median_ratio(seconds: dict, name: str, base: list[float]) -> float:
@@ -403,7 +418,7 @@ def rows_of(config: str, result: dict, memory: dict, peaks: dict) -> list[str]:
             cells += [
                 f"{median_ratio(result['seconds'], name, steps):.1f}×",
                 f"{median_ratio(result['seconds'], name, epoch):.1f}×",
-                f"{memory[name] / memory[ours]:.1f}×",
+                f"{memory[name] / memory[ours]:.2f}×",
             ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -419,6 +434,7 @@ def main() -> None:
         "--busy", action="store_true", help="CPU seconds: for a machine others use, with 1 thread"
     )
     parser.add_argument("--bf16", action="store_true", help="also the sides under bf16 autocast")
+    parser.add_argument("--lora", action="store_true", help="an adapter against all weights, only")
     parser.add_argument("--trl", action="store_true", help="also TRL (makes .venv-trl)")
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)  # what a new process does
     arguments = parser.parse_args()
@@ -455,7 +471,9 @@ def table(arguments) -> None:
     ours = ["ours", "ours, bf16"] if arguments.bf16 else ["ours"]
     plain = ["plain", "plain, bf16"] if arguments.bf16 else ["plain"]
     runs = [("plain", [*plain, *ours])]
-    if arguments.trl:
+    if arguments.lora:
+        runs = [("plain", [*ours, *(name.replace("ours", "ours, LoRA") for name in ours)])]
+    elif arguments.trl:
         best = ["TRL best", "TRL best, bf16"] if arguments.bf16 else ["TRL best"]
         runs += [("trl", [name, *ours]) for name in ("TRL default, bf16", *best)]
     print(machine(arguments, python, peaks))

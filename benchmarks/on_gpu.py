@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -47,6 +48,7 @@ class Size:
     pairs: int = 4000  # of the world
     sft: str = "--steps 300 --lr 3e-4 --batch-size 64"
     dpo: str = "--steps 62 --lr 2e-5 --batch-size 64"  # once through the pairs
+    lora: str = "--lora 16 --lr 2e-4"
     held_out: int = 500  # pairs
     prompts: int = 200  # on which the policies are judged, by two completions each
     max_new_tokens: int = 96
@@ -55,7 +57,7 @@ class Size:
 FULL = Size()
 DRY = Size(
     "smallv", 2, 2, 2, "tiny", 64, "--steps 2 --batch-size 32 --eval-every 2",
-    "--steps 2 --batch-size 32 --eval-every 2", 32, 4, 8,
+    "--steps 2 --batch-size 32 --eval-every 2", "--lora 4 --lr 2e-4", 32, 4, 8,
 )  # fmt: skip
 
 
@@ -169,7 +171,7 @@ def speed(size: Size, name: str) -> dict:
 
 
 def train(size: Size) -> dict:
-    """SFT, then DPO at two betas from there; logs, held-out curves, true reward and KL."""
+    """SFT, then DPO at two betas and with an adapter; logs, curves, true reward and KL."""
     with tempfile.TemporaryDirectory() as folder:
         world, runs = Path(folder) / "world", Path(folder)
         dpo("world", "--out", world, "--pairs", size.pairs, "--labels", "deterministic")
@@ -181,6 +183,8 @@ def train(size: Size) -> dict:
         start = ["dpo", "--model", runs / "SFT/model", *common, *size.dpo.split(), "--beta"]
         commands = {"SFT": ["sft", "--model", size.model, *common, *size.sft.split()]}
         commands |= {f"DPO {beta}": [*start, beta] for beta in (0.1, 1)}
+        if find_spec("peft"):
+            commands |= {"DPO 0.1, LoRA": [*start, 0.1, *size.lora.split()]}
         found = {}
         for name, command in commands.items():
             command += ["--out", runs / name]

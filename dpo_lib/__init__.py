@@ -1,9 +1,10 @@
 """Direct Preference Optimization, statement by statement.
 
 Modules follow the paper's method: `world`, `preferences` (1), (18), `objective` (3)-(6),
-(8)-(10), (19), `losses` (2), (7), (20), `variants`, `policies`, `fitting`, `training`, `ppo`,
-`evaluation`. Beside them stand `statements` (the paper's claims, proved and checked), `page`
-(figures, sliders, exercises) and `language_model` (the same losses on a GPT-2).
+(8)-(10), (19), `losses` (2), (7), (20), `divergences`, `per_token`, `variants`, `policies`,
+`fitting`, `training`, `ppo`, `evaluation`. Beside them stand `statements` (the paper's claims,
+proved and checked), `page` (figures, sliders, exercises) and `language_model` (the same losses on
+a GPT-2).
 """
 
 from dpo_lib._lazy import exports

@@ -22,6 +22,8 @@ from dpo_lib.language_model.settings import (
     TEMPERATURE,
     DPOSettings,
     EvaluationSettings,
+    KTOSettings,
+    OnlineDPOSettings,
     PairsFrom,
     PPOSettings,
     RewardSettings,
@@ -30,7 +32,7 @@ from dpo_lib.language_model.settings import (
 
 NEEDED = ["accelerate", "datasets", "rich", "safetensors", "tokenizers", "transformers"]
 NO_MEMORY = ("out of memory", "can't allocate memory")  # on a GPU, on a CPU
-STAGES = ("sft", "reward", "dpo", "ppo")
+STAGES = ("sft", "reward", "dpo", "kto", "online", "ppo")
 SMALLER = {
     **dict.fromkeys(STAGES, ": try a larger --accumulate or a smaller --batch-size"),
     "sample": ": try a smaller --n",
@@ -151,7 +153,23 @@ def dpo(settings: DPOSettings, *, config: Config = None) -> None:
     _train(DPO, settings)
 
 
+@app.command(group=TRAIN, sort_key=2)
+def kto(settings: KTOSettings, *, config: Config = None) -> None:
+    """Train a policy on single answers, each labelled as desirable or not."""
+    from dpo_lib.language_model.stages import KTO
+
+    _train(KTO, settings)
+
+
 @app.command(group=TRAIN, sort_key=3)
+def online(settings: OnlineDPOSettings, *, config: Config = None) -> None:
+    """Train a policy on pairs of its own that a judge labels, round by round, equation (7)."""
+    from dpo_lib.language_model.stages import OnlineDPO
+
+    _train(OnlineDPO, settings)
+
+
+@app.command(group=TRAIN, sort_key=4)
 def ppo(settings: PPOSettings, *, config: Config = None) -> None:
     """Train a policy against a reward model, objective (3)."""
     from dpo_lib.language_model.stages import PPO
@@ -159,7 +177,21 @@ def ppo(settings: PPOSettings, *, config: Config = None) -> None:
     _train(PPO, settings)
 
 
-@app.command(group=TRAIN, sort_key=4)
+@app.command(group=TRAIN, sort_key=6)
+def merge(*, model: str, out: str) -> None:
+    """Write an adapter and its base model as one plain folder.
+
+    Args:
+        model: Folder or hub name of an adapter of a policy or of a reward model.
+        out: Folder to make.
+    """
+    from dpo_lib.language_model.models import merge
+
+    merge(model, out)
+    print(out)
+
+
+@app.command(group=TRAIN, sort_key=5)
 def demo(*, out: str = "demo", seed: Annotated[int, Parameter(validator=Number(gte=0))] = 0) -> int:
     """World, SFT, DPO, evaluation and report in one go, in some minutes and without a download.
 

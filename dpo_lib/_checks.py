@@ -102,6 +102,11 @@ def check_indices(name: str, indices: Tensor, size: int) -> None:
     _refuse(name, indices, (indices < 0) | (indices >= size), f"must lie in [0, {size})")
 
 
+def check_lengths(name: str, lengths: Tensor) -> None:
+    """Raise ValueError unless every answer has at least one token."""
+    _refuse(name, lengths, ~(lengths >= 1), "must be at least 1")
+
+
 def _refuse(name: str, tensor: Tensor, bad: Tensor, rule: str) -> None:
     if tensor.device.type == "cpu" and bad.any():
         position = tuple(bad.nonzero()[0].tolist())

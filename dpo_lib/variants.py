@@ -3,19 +3,19 @@
 All have the signature of `dpo_lib.losses.dpo_loss`, some with one setting more, and return one
 value for each pair. They are made of the implicit rewards (5) of the two answers and of their
 margin z, whose sigmoid is the preference (6). Formulas are those of TRL 1.16's `DPOTrainer`;
-where this one differs, the docstring says so.
+where this one differs, the docstring says so. `LOSSES` has these and the losses of `per_token`;
+`choose_loss` fills in settings, and adds what goes with several losses: an SFT term, another
+divergence.
 
-One file, and a long one: thirteen losses are compared line by line, and a third of the lines are
+One file, and a long one: fourteen losses are compared line by line, and a third of the lines are
 their signatures, which are all that of `dpo_loss` so that each can be called in its place. What
 the arguments are, with shapes and units, is said once, at `implicit_rewards`.
 
 Left out: `aot` and `aot_unpaired` sort a whole batch, so that no pair has a loss of its own and
-an update depends on how its batch is split; `sft` has no rejected answer; `sigmoid_norm` is
-`dpo_loss` at log-probabilities divided by their completion's length; `simpo`, `orpo` and `kto`
-belong to other trainers.
+an update depends on how its batch is split; `sft` has no rejected answer, and is here the term
+`rpo_alpha`; `kto`, a loss of single answers, is in `unpaired`.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,8 +26,10 @@ from torch import Tensor
 
 from dpo_lib._checks import check_beta, check_finite, check_same_shape
 from dpo_lib._loss_names import check_alpha, check_label_smoothing, check_loss
+from dpo_lib.divergences import scores_as_logps
 from dpo_lib.losses import dpo_loss, reward_loss, unlikelihood_loss
 from dpo_lib.objective import implicit_reward, kl_divergence
+from dpo_lib.per_token import nll_loss, orpo_loss, sigmoid_norm_loss, simpo_loss
 
 
 def implicit_rewards(
@@ -284,18 +286,40 @@ def unlikelihood_pair_loss(
     return unlikelihood_loss(policy_chosen_logps, policy_rejected_logps, alpha)
 
 
+def dpop_loss(
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float, dpop_lambda: float = 50.0,
+) -> Tensor:  # fmt: skip
+    """`dpop`: (7), and a negative reward of the chosen answer counts 1 + lambda times.
+
+    -log sigma(z - lambda max(0, -r_w)): (7) may lower both answers; here the chosen one is held
+    to its probability under the reference. TRL does not have it.
+
+    Args:
+        dpop_lambda: at least 0, where it is (7); the paper's 50.
+
+    Source: DPO-Positive, in Smaug, Pal et al. 2024 (arXiv 2402.13228).
+    """
+    chosen, rejected = implicit_rewards(
+        policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps, beta
+    )
+    return reward_loss(chosen - dpop_lambda * torch.relu(-chosen), rejected)
+
+
 @dataclass(frozen=True)
 class Loss:
     """A loss of the family.
 
     name: TRL's, where it has one.
     function: takes four tensors of log-probabilities and, by name, the settings.
-    settings: those it uses, of beta, label_smoothing and alpha.
+    settings: those it uses, of beta and `_loss_names.OWN`.
+    lengths: whether it takes chosen_lengths and rejected_lengths after the log-probabilities.
     """
 
     name: str
     function: Callable[..., Tensor]
     settings: tuple[str, ...] = ("beta",)
+    lengths: bool = False
 
 
 LOSSES = {
@@ -314,31 +338,60 @@ LOSSES = {
         Loss("apo_down", apo_down_loss),
         Loss("discopop", discopop_loss),
         Loss("unlikelihood", unlikelihood_pair_loss, ("alpha",)),
+        Loss("dpop", dpop_loss, ("beta", "dpop_lambda")),
+        Loss("sigmoid_norm", sigmoid_norm_loss, lengths=True),
+        Loss("simpo", simpo_loss, ("beta", "simpo_gamma"), lengths=True),
+        Loss("orpo", orpo_loss, lengths=True),
     )
 }
 
 
 def choose_loss(
-    name: str, beta: float, label_smoothing: float = 0.0, alpha: float | None = None
-) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    name: str, beta: float, label_smoothing: float = 0.0, alpha: float | None = None, *,
+    dpop_lambda: float | None = None, simpo_gamma: float | None = None,
+    rpo_alpha: float | None = None, f_divergence_type: str = "reverse_kl",
+    f_alpha_divergence_coef: float | None = None,
+) -> Callable[..., Tensor]:  # fmt: skip
     """The loss of a name, with its settings filled in.
 
     Args:
         name: a key of `LOSSES`; `sigmoid` with label_smoothing is `cdpo`.
         beta: > 0; always given, because rewards are measured in it whatever the loss.
         label_smoothing: 0 says nothing, and every loss accepts it.
-        alpha: None says nothing.
+        alpha, dpop_lambda, simpo_gamma: a loss's own; None says nothing.
+        rpo_alpha: at least 0, weight of `per_token.nll_loss`, which is added to the loss.
+        f_divergence_type: of objective (3), for losses that see two log-ratios by their
+            difference; see `divergences`.
+        f_alpha_divergence_coef: of alpha_divergence; TRL's 0.5 if None.
 
     Returns:
         a function of policy_chosen_logps, policy_rejected_logps, ref_chosen_logps and
-        ref_rejected_logps.
+        ref_rejected_logps, and if the loss or rpo_alpha asks for them, of chosen_lengths and
+        rejected_lengths; others let these pass.
 
     Raises:
         ValueError: for a setting that the loss would ignore, lacks, or cannot take.
     """
-    loss = LOSSES[check_loss(name, beta, label_smoothing, alpha)]
-    given = {"beta": beta, "label_smoothing": label_smoothing, "alpha": alpha}
-    return functools.partial(loss.function, **{key: given[key] for key in loss.settings})
+    told = {
+        "label_smoothing": label_smoothing, "alpha": alpha, "dpop_lambda": dpop_lambda,
+        "simpo_gamma": simpo_gamma, "rpo_alpha": rpo_alpha, "f_divergence_type": f_divergence_type,
+        "f_alpha_divergence_coef": f_alpha_divergence_coef,
+    }  # fmt: skip
+    loss = LOSSES[check_loss(name, beta, **told)]
+    given = {key: value for key, value in ({"beta": beta} | told).items() if value is not None}
+    own, divergence = (
+        {key: given[key] for key in keys if key in given}
+        for keys in (loss.settings, ("f_divergence_type", "f_alpha_divergence_coef"))
+    )
+
+    def of_pairs(*tensors: Tensor) -> Tensor:
+        logps, lengths = tensors[:4], tensors[4:]
+        if f_divergence_type != "reverse_kl":
+            logps = scores_as_logps(*logps, **divergence)
+        losses = loss.function(*logps, *(lengths if loss.lengths else ()), **own)
+        return losses + rpo_alpha * nll_loss(tensors[0], *lengths[:1]) if rpo_alpha else losses
+
+    return of_pairs
 
 
 def _loss_and_flipped(

@@ -1,7 +1,7 @@
 """Mutate the bytes of valid data files and read them: fuzz_data.py [FILES] [SEED].
 
 The files are JSON Lines, JSON lists, CSV and parquet, with rows of every shape; each is read by one
-of the three readings, or as rankings, with one of some chat templates or without. It must end in a
+of the four readings, or as rankings, with one of some chat templates or without. It must end in a
 DataError of one line that names it, or in rows that are all used or reported. Anything else is
 printed, and the exit status is 1.
 """
@@ -65,6 +65,7 @@ READINGS = (
     (data.read_preferences, data.tokenize_preferences, [ROWS[:4], ROWS[5:6], ROWS[10:11], ROWS]),
     (data.read_examples, data.tokenize_examples, [ROWS[6:8], ROWS[7:9], ROWS[9:10], ROWS[11:12]]),
     (data.read_prompts, data.tokenize_prompts, [ROWS[:1], ROWS[5:7], ROWS[9:10], ROWS[12:]]),
+    (data.read_labelled, data.tokenize_labelled, [ROWS[7:9], ROWS[:4], [*ROWS[:2], *ROWS[7:9]]]),
     *((partial(data.read_preferences, pairs_from=choice), data.tokenize_preferences,
        [ROWS[12:13], ROWS[13:14], ROWS[14:], [ROWS[0], *ROWS[12:]], ROWS])
       for choice in ("all", "best_and_worst", "adjacent")),

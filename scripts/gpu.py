@@ -1,8 +1,8 @@
 """What a GPU makes of the library, in one command and one file: `python scripts/gpu.py`.
 
 For a machine with one card, torch, transformers and no network; under nine minutes. What is missing
-there travels as wheels in a folder: `pip download -d FOLDER cyclopts accelerate pytest trl`, for
-its Python and system; those of packages that it has are left alone.
+there travels as wheels in a folder: `pip download -d FOLDER cyclopts accelerate peft pytest trl`,
+for its Python and system; those of packages that it has are left alone.
 
     python scripts/gpu.py --wheels FOLDER       writes gpu.json into dpo_lib/results
     python scripts/gpu.py --dry-run             the same code at a small size on a CPU, 2 minutes
@@ -14,7 +14,6 @@ says so. The sides of a comparison run one after the other, on a card that nobod
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import signal
@@ -24,13 +23,16 @@ import tempfile
 import time
 import zipfile
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "dpo_lib" / "results" / "gpu.json"
 # Name -> seconds without which it is not begun, and its limit.
 SECTIONS = {"about": (0, 60), "agreement": (40, 100), "tests": (40, 100)}
-SECTIONS |= {name: (25, 75) for name in ("ours, bf16", "TRL default, bf16", "plain, bf16")}
+SIDES = ("ours, bf16", "TRL default, bf16", "plain, bf16", "ours, LoRA, bf16")
+SECTIONS |= {name: (25, 75) for name in SIDES}
+NEEDS = {"TRL": "trl", "LoRA": "peft"}  # word in a section's name -> package that may be missing
 SECTIONS |= {"train": (100, 260)}
 # On a card only, if there is time: the goals do not need them.
 MORE = {name: (25, 60) for name in ("ours", "plain", "ours, bf16, in a loop", "TRL best, bf16")}
@@ -121,8 +123,8 @@ def measure(arguments, section, environment: dict) -> int:
         started = time.monotonic()
         if (left := end - started) < needed:
             found[name] = {"skipped": f"{left:.0f} s are left, and it takes {needed}"}
-        elif name.startswith("TRL") and importlib.util.find_spec("trl") is None:
-            found[name] = {"skipped": "TRL is not here"}
+        elif missing := [p for word, p in NEEDS.items() if word in name and not find_spec(p)]:
+            found[name] = {"skipped": f"{missing[0]} is not here"}
         else:
             found[name] = section(name, min(limit, left), dry_run, environment)
         took = time.monotonic() - started

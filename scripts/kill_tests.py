@@ -1,13 +1,14 @@
 """Kill training runs and see whether they end with the same bytes as runs that were left alone.
 
-    python scripts/kill_tests.py [--kills 40] [--every 1] [--stages sft,reward,dpo,ppo]
+    python scripts/kill_tests.py [--kills 40] [--every 1] [--stages sft,reward,dpo,lora]
 
 For each stage, on a GPT-2 of two layers and the built-in world, measured on held-out rows, its
 best checkpoint kept, and (the reward model aside) sampled from: SIGKILL at random moments, in
 chains of 1, 2 and 5 with a resume between, and SIGKILL at each write, fsync, mkdir, rename and
-removal of a whole run. "identical" means weights, optimiser, log and saved model, by SHA-256;
-"torn" counts checkpoints that had a checkpoint's name and were not whole. Exit code 1 if any
-run ended otherwise.
+removal of a whole run. "online" has a moving reference and rounds of three steps, "online-1" a
+fixed one and rounds of one; "lora" is DPO with an adapter. "identical" means weights, optimiser,
+log and saved model, by SHA-256; "torn" counts checkpoints that had a checkpoint's name and were not
+whole. Exit code 1 if any run ended otherwise.
 """
 
 # ruff: noqa: E402 (the paths and the number of threads come first)
@@ -32,7 +33,10 @@ from faults import Faults, count_events, ends, in_child, warm_up
 from small_world import small_world
 
 from dpo_lib.language_model import settings as told
+from dpo_lib.language_model.models.adapters.layers import require_peft
 from dpo_lib.language_model.stages.dpo import DPO
+from dpo_lib.language_model.stages.kto import KTO
+from dpo_lib.language_model.stages.online import OnlineDPO
 from dpo_lib.language_model.stages.ppo import PPO
 from dpo_lib.language_model.stages.reward import Reward
 from dpo_lib.language_model.stages.sft import SFT
@@ -43,21 +47,32 @@ STAGES = {
     "sft": (told.SFTSettings, SFT),
     "reward": (told.RewardSettings, Reward),
     "dpo": (told.DPOSettings, DPO),
+    "kto": (told.KTOSettings, KTO),
+    "online": (told.OnlineDPOSettings, OnlineDPO),
+    "online-1": (told.OnlineDPOSettings, OnlineDPO),
     "ppo": (told.PPOSettings, PPO),
+    "lora": (told.DPOSettings, DPO),
 }
 CHAINS = (1, 2, 5, 2)
 SETTINGS = dict(steps=9, batch_size=8, accumulate=2, save_every=2, lr=1e-4, max_length=64)
 # SFT runs to its end; the others find nothing better than their start, end early and save it.
 WATCHED = dict(eval_every=2, metric_for_best_model="loss", early_stopping_patience=3)
 SAMPLED = dict(samples=4, max_new_tokens=8)
+ONLINE = WATCHED | SAMPLED | dict(reward="true", metric_for_best_model="objective/kl")
 OWN = {
     "sft": WATCHED | SAMPLED,
     "reward": WATCHED,
     "dpo": WATCHED | SAMPLED | dict(metric_for_best_model="rewards/margins"),
+    "kto": WATCHED | SAMPLED,
+    "online": ONLINE | dict(reference="moving", refresh_every=3),
+    "online-1": ONLINE | dict(num_generations=6, max_new_tokens=24),  # fewer would all tie
     "ppo": WATCHED
     | SAMPLED
     | dict(reward="true", epochs=2, minibatches=2, metric_for_best_model="objective/kl"),
 }
+
+
+OWN["lora"] = OWN["dpo"] | dict(lora=2)
 
 
 def command(name: str, named: dict, run: Path) -> Callable[[], None]:
@@ -103,7 +118,7 @@ class Tally:
 
     def __str__(self) -> str:
         counts = f"{self.kills:7}{self.runs:7}{self.identical:11}{self.torn:6}"
-        return f"{self.stage:8}{self.kind:16}{counts}"
+        return f"{self.stage:9}{self.kind:16}{counts}"
 
 
 def at_random(tally: Tally, resumed_in: Callable, folder: Path, kills: int, seconds: float) -> None:
@@ -142,10 +157,12 @@ def main() -> int:
     stages = given.stages.split(",")
     torch.set_num_threads(1)
     warm_up()
+    if "lora" in stages:
+        require_peft()  # imported before a fork, as torch is
     folder = Path(tempfile.mkdtemp(prefix="kill-tests-"))
     named = small_world(folder, pairs=40, reviews=40, prompts=40, test=8)
     tallies = []
-    print(f"{'stage':8}{'killed':16}{'kills':>7}{'runs':>7}{'identical':>11}{'torn':>6}")
+    print(f"{'stage':9}{'killed':16}{'kills':>7}{'runs':>7}{'identical':>11}{'torn':>6}")
     for number, name in enumerate(stages):
         whole = folder / f"{name}-whole"
         for run in (folder / f"{name}-first", whole):  # the second has warm files: it is timed

@@ -56,7 +56,7 @@ def test_the_agreement_is_that_of_float32_and_of_bf16(dry):
 
 
 def test_a_side_has_seconds_for_real_tokens_and_memory(dry):
-    for name in ("ours, bf16", "plain, bf16"):
+    for name in ("ours, bf16", "plain, bf16", "ours, LoRA, bf16"):
         side = dry.result[name]
         assert side["steps"] == dry.module.DRY.steps and side["peak_mib"] > 0
         tokens = side["tokens_per_second"] * side["seconds"]
@@ -67,13 +67,15 @@ def test_a_side_has_seconds_for_real_tokens_and_memory(dry):
 
 def test_the_trained_policies_have_curves_true_reward_and_kl(dry):
     found = dry.result["train"]
-    assert list(found["runs"]) == ["SFT", "DPO 0.1", "DPO 1"]
-    for name in ("DPO 0.1", "DPO 1"):
+    policies = ["DPO 0.1", "DPO 1", "DPO 0.1, LoRA"]
+    assert list(found["runs"]) == ["SFT", *policies]
+    for name in policies:
         run = found["runs"][name]
         assert [step for step, _ in run["held_out"]["loss"]] == [0, 2]
         assert math.isclose(run["held_out"]["loss"][0][1], math.log(2), abs_tol=1e-5)
         assert "OUT/SFT/model" in run["command"] and run["tokens_per_second"] > 0
-    assert [row["name"] for row in found["policies"]] == ["DPO 0.1", "DPO 1"]
+    assert "--lora 4" in found["runs"]["DPO 0.1, LoRA"]["command"]
+    assert [row["name"] for row in found["policies"]] == policies
     assert all({"mean", "interval"} <= row["kl"].keys() for row in found["policies"])
 
 
@@ -160,5 +162,5 @@ def test_chapter_18_draws_the_file_if_there_is_one_and_says_so_if_not(
     said = capsys.readouterr().out
     assert (said == "No run on a GPU is stored yet.\n") is not there
     assert len(shown) == there
-    for name in ("ours, bf16: ", "plain, bf16: ", "DPO 0.1: true reward ", "DPO 1: true reward "):
+    for name in ("ours, bf16: ", "plain, bf16: ", "DPO 0.1: true reward ", "DPO 0.1, LoRA: true"):
         assert (name in said) is there and (not there or name in shown[0])

@@ -1,3 +1,4 @@
+import inspect
 import math
 
 import mpmath
@@ -8,32 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from dpo_lib._loss_names import TOLD
 from dpo_lib.losses import dpo_loss, dpo_weight, unlikelihood_loss
+from dpo_lib.per_token import nll_loss
 from dpo_lib.variants import LOSSES, cdpo_loss, choose_loss, implicit_rewards, robust_loss
 
-# Chosen and rejected log-probability of policy and reference, beta, label_smoothing.
-CASES = [
-    (-34.5, -41.25, -36.0, -40.5, 0.5, 0.1),
-    (-3.0, -7.0, -3.5, -6.25, 1.0, 0.001),
-    (-12.0, -9.5, -10.25, -11.0, 0.1, 0.25),
-]
-# TRL 1.16.0's own DPOTrainer._compute_loss at CASES, on completions of one token (so that IPO's
-# division by the length does nothing) with given log-probabilities, in float64. TRL has no
-# cDPO and no unlikelihood.
-TRL = {
-    "sigmoid": (0.2811501362483, 0.2519290813454, 0.8687926039782),
-    "robust": (0.1405251362483, 0.2506765763354, 1.031292603978),
-    "hinge": (0.0, 0.0, 1.325),
-    "ipo": (1.5625, 0.5625, 68.0625),
-    "exo_pair": (0.08699655402681, 1.008831493494, 0.245356627708),
-    "nca_pair": (1.216868141242, 1.154550979328, 1.474684169889),
-    "bco_pair": (0.9099942702547, 0.860947990295, 1.555427478453),
-    "sppo_hard": (0.3125, 0.0625, 87.8125),
-    "apo_zero": (0.7281547008705, 0.6983619696228, 1.081068532581),
-    "apo_down": (0.9242637123078, 0.8451594700272, 1.036903617584),
-    "discopop": (0.324652467351, 0.2865047968597, 0.8695660701848),
-}
-PAIRWISE = sorted(set(LOSSES) - {"unlikelihood"})
+# Losses of two log-ratios; the others are `unlikelihood` and those of tests/test_per_token.py.
+PAIRWISE = sorted(n for n, loss in LOSSES.items() if not loss.lengths and n != "unlikelihood")
+WITHOUT_REFERENCE = {"unlikelihood", "simpo", "orpo"}
+LENGTHS = (3, 5)  # tokens of chosen and rejected
 SMOOTHED = [name for name in LOSSES if "label_smoothing" in LOSSES[name].settings]
 moderate = st.floats(-4, 4)
 shares = st.floats(1e-3, 0.499)
@@ -41,9 +25,12 @@ shares = st.floats(1e-3, 0.499)
 
 def evaluate(name, logps, beta=0.5, label_smoothing=0.1, alpha=0.5):
     """A loss at four log-probabilities, numbers or tensors."""
-    given = {"beta": beta, "label_smoothing": label_smoothing, "alpha": alpha}
+    given = {"beta": beta, "label_smoothing": label_smoothing, "alpha": alpha,
+             "dpop_lambda": 2.0, "simpo_gamma": 0.7}  # fmt: skip
     logps = [torch.as_tensor(logp, dtype=torch.float64) for logp in logps]
-    return LOSSES[name].function(*logps, **{key: given[key] for key in LOSSES[name].settings})
+    lengths = [torch.full_like(logp, n) for logp, n in zip(logps, LENGTHS, strict=False)]
+    settings = {key: given[key] for key in LOSSES[name].settings}
+    return LOSSES[name].function(*logps, *(lengths if LOSSES[name].lengths else ()), **settings)
 
 
 def at_rewards(name, chosen, rejected, label_smoothing=0.1, beta=1.0):
@@ -64,20 +51,19 @@ def sigmoid(x):
     return 1 / (1 + mpmath.exp(-x))
 
 
-@pytest.mark.parametrize("name", TRL)
-def test_a_loss_equals_trl_s_to_twelve_digits(name):  # D1-D4
-    for case, wanted in zip(CASES, TRL[name], strict=True):
-        *logps, beta, label_smoothing = case
-        got = evaluate(name, logps, beta, label_smoothing).item()
-        assert got == pytest.approx(wanted, rel=1e-12, abs=1e-15)
+def odds(log_p):
+    """log(P / (1 - P)) as TRL's ORPO writes it."""
+    return log_p - mpmath.log(1 - mpmath.exp(log_p))
 
 
 @given(moderate, moderate, moderate, moderate, st.floats(0.05, 2), shares)
 def test_every_loss_equals_its_formula_in_forty_digits(pc, pr, rc, rr, beta, eps):
+    pc, pr, rc, rr = (logp - 4.5 for logp in (pc, pr, rc, rr))  # of probabilities below 1
     with mpmath.workdps(40):
         c, r = beta * (mpmath.mpf(pc) - rc), beta * (mpmath.mpf(pr) - rr)
         z, tau, half = c - r, mpmath.mpf("0.05"), 1 / (2 * mpmath.mpf(beta))
         loss, flipped, log = -mpmath.log(sigmoid(z)), -mpmath.log(sigmoid(-z)), mpmath.log
+        mean_c, mean_r = mpmath.mpf(pc) / 3, mpmath.mpf(pr) / 5
         formulas = {
             "sigmoid": loss,
             "cdpo": (1 - eps) * loss + eps * flipped,
@@ -92,7 +78,11 @@ def test_every_loss_equals_its_formula_in_forty_digits(pc, pr, rc, rr, beta, eps
             "apo_zero": 1 - sigmoid(c) + sigmoid(r),
             "apo_down": sigmoid(c) + 1 - sigmoid(z),
             "discopop": loss * (1 - sigmoid(z / tau)) + mpmath.exp(-z) * sigmoid(z / tau),
-            "unlikelihood": -(mpmath.mpf(pc) - pr / 2),
+            "unlikelihood": -(mpmath.mpf(pc) - mpmath.mpf(pr) / 2),
+            "dpop": -log(sigmoid(z - 2 * max(0, -c))),
+            "sigmoid_norm": -log(sigmoid(c / 3 - r / 5)),
+            "simpo": -log(sigmoid(beta * mean_c - beta * mean_r - mpmath.mpf(0.7))),
+            "orpo": -mean_c - beta * log(sigmoid(odds(mean_c) - odds(mean_r))),
         }
     assert formulas.keys() == LOSSES.keys()
     for name, wanted in formulas.items():
@@ -118,6 +108,7 @@ def derivatives(name, c, r, eps, beta):
         "sppo_hard": (2 * (c / beta - 1 / (2 * beta)) / beta, 2 * (r + 0.5) / beta**2),
         "apo_zero": (-bump(c), bump(r)),
         "apo_down": (bump(c) - bump(z), bump(z)),
+        "dpop": (-s(2 * max(0, -c) - z) * (3 if c < 0 else 1), s(2 * max(0, -c) - z)),
     }[name]
 
 
@@ -214,7 +205,7 @@ def test_sppo_rests_where_ipo_does_and_nca_holds_the_chosen_reward_at_log_two():
 # Signs of the derivative in the chosen and in the rejected answer, where they never change.
 MONOTONE = {
     "sigmoid": (-1, 1), "robust": (-1, 1), "bco_pair": (-1, 1), "apo_zero": (-1, 1),
-    "unlikelihood": (-1, 1), "nca_pair": (None, 1), "apo_down": (None, 1),
+    "unlikelihood": (-1, 1), "nca_pair": (None, 1), "apo_down": (None, 1), "dpop": (-1, 1),
 }  # fmt: skip
 
 
@@ -246,7 +237,7 @@ def test_a_loss_and_its_gradient_are_finite_at_log_ratios_of_a_million(name, dty
         )
         zero = torch.zeros_like(pc)
         settings = {"beta": beta, "label_smoothing": 0.1}
-        settings = {key: settings[key] for key in LOSSES[name].settings}
+        settings = {key: settings[key] for key in LOSSES[name].settings if key in settings}
         loss = LOSSES[name].function(pc, pr, zero, zero, **settings)
         assert loss.dtype == dtype and loss.shape == pc.shape
         for tensor in (loss, *torch.autograd.grad(loss.sum(), (pc, pr))):
@@ -270,7 +261,7 @@ def test_each_pair_has_its_own_loss_and_a_prompt_s_shift_changes_nothing(name):
     losses = evaluate(name, logps)
     assert torch.equal(evaluate(name, logps[:, order]), losses[order])
     assert torch.equal(torch.stack([evaluate(name, column) for column in logps.T]), losses)
-    if name != "unlikelihood":  # log-ratios are all that count
+    if name not in WITHOUT_REFERENCE:  # log-ratios are all that count
         assert_close(evaluate(name, logps + 3), losses, rtol=1e-12, atol=1e-12)
 
 
@@ -324,6 +315,59 @@ CHOICES = {
     "beta of unlikelihood": (("unlikelihood", math.nan, 0.0, 1.0), "beta must be a positive"),
     "exo without smoothing": (("exo_pair", 0.1), "label_smoothing must be positive in exo_pair"),
 }
+MORE = {
+    "a target without simpo": (
+        "dpop", dict(simpo_gamma=0.5),
+        "simpo_gamma has no effect on the loss dpop, only on simpo; got 0.5",
+    ),
+    "a price without dpop": (
+        "sigmoid", dict(dpop_lambda=0.0),
+        "dpop_lambda has no effect on the loss sigmoid, only on dpop; got 0.0",
+    ),
+    "a negative target": (
+        "simpo", dict(simpo_gamma=-1.0), "simpo_gamma must be at least 0 and finite, got -1.0",
+    ),
+    "an infinite price": (
+        "dpop", dict(dpop_lambda=math.inf), "dpop_lambda must be at least 0 and finite, got inf",
+    ),
+    "no number": (
+        "sigmoid", dict(rpo_alpha=math.nan), "rpo_alpha must be at least 0 and finite, got nan",
+    ),
+    "orpo twice": (
+        "orpo", dict(rpo_alpha=1.0), "orpo has an SFT term already: leave out rpo_alpha, got 1.0",
+    ),
+    "a divergence that is not there": (
+        "sigmoid", dict(f_divergence_type="kl"),
+        "f_divergence_type must be one of reverse_kl, forward_kl, js_divergence, alpha_divergence",
+    ),
+    "a coefficient without effect": (
+        "sigmoid", dict(f_divergence_type="js_divergence", f_alpha_divergence_coef=0.5),
+        "f_alpha_divergence_coef has no effect on js_divergence, only on alpha_divergence; got 0.5",
+    ),
+    "no coefficient": (
+        "sigmoid", dict(f_divergence_type="alpha_divergence", f_alpha_divergence_coef=math.nan),
+        "f_alpha_divergence_coef must be finite, got nan",
+    ),
+}  # fmt: skip
+MORE |= {
+    f"a divergence of {name}": (
+        name, dict(f_divergence_type="forward_kl") | ({"alpha": 0.5} if "unl" in name else {}),
+        "f_divergence_type has a meaning for sigmoid, cdpo, robust, hinge, ipo, exo_pair, "
+        f"discopop, sigmoid_norm only, not for {name}; got forward_kl",
+    )
+    for name in ("nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "unlikelihood",
+                 "dpop", "simpo", "orpo")
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "told", "problem"), MORE.values(), ids=MORE)
+def test_a_term_or_a_divergence_that_makes_no_sense_is_refused(name, told, problem):
+    with pytest.raises(ValueError) as error:
+        choose_loss(name, 0.1, **told)
+    assert str(error.value).startswith(problem)
+    assert "\n" not in str(error.value)
+
+
 CHOICES |= {
     f"{name}, smoothing {eps}": (
         (name, 0.1, eps),
@@ -346,9 +390,62 @@ def test_a_setting_that_a_loss_ignores_lacks_or_cannot_take_is_refused(arguments
 def test_a_chosen_loss_has_its_settings_filled_in(name):
     eps = 0.1 if name in SMOOTHED else 0.0
     alpha = 0.3 if name == "unlikelihood" else None
+    own = {"dpop": {"dpop_lambda": 2.0}, "simpo": {"simpo_gamma": 0.7}}.get(name, {})
     logps = -10 * torch.rand(4, 5, generator=generator(1), dtype=torch.float64)
+    lengths = [torch.full((5,), n) for n in LENGTHS]
     wanted = evaluate(name, logps, 0.2, eps, alpha)
-    assert torch.equal(choose_loss(name, 0.2, eps, alpha)(*logps), wanted)
+    loss = choose_loss(name, 0.2, eps, alpha, **own)
+    assert torch.equal(loss(*logps, *lengths), wanted)
+    if not LOSSES[name].lengths:
+        assert torch.equal(loss(*logps), wanted)
+    else:
+        with pytest.raises(TypeError, match=r"missing 2 required .* 'chosen_lengths' and 'rejec"):
+            loss(*logps)
+
+
+def test_own_settings_that_are_left_out_are_the_papers_or_trl_s():
+    logps, lengths = table([-3.0], [-4.0], [-2.5], [-3.5]), [torch.tensor([n]) for n in LENGTHS]
+    for name, own in (("dpop", {"dpop_lambda": 50.0}), ("simpo", {"simpo_gamma": 0.5})):
+        assert torch.equal(
+            choose_loss(name, 0.2)(*logps, *lengths),
+            choose_loss(name, 0.2, **own)(*logps, *lengths),
+        )
+
+
+def test_all_that_a_loss_can_be_told_has_the_same_names_and_defaults_everywhere():
+    parameters = list(inspect.signature(choose_loss).parameters.values())[2:]
+    assert {p.name: p.default for p in parameters} == TOLD
+
+
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"orpo"}))
+def test_rpo_alpha_adds_the_chosen_answer_s_loss_per_token_to_every_loss_but_orpo(name):
+    own = {"label_smoothing": 0.1} if name in SMOOTHED else {}
+    own |= {"alpha": 0.3} if name == "unlikelihood" else {}
+    logps = -10 * torch.rand(4, 5, generator=generator(1), dtype=torch.float64)
+    lengths = torch.tensor([2, 3, 5, 7, 11]), torch.tensor([1, 8, 2, 4, 6])
+    plain = choose_loss(name, 0.2, **own)(*logps, *lengths)
+    added = choose_loss(name, 0.2, rpo_alpha=0.25, **own)(*logps, *lengths) - plain
+    assert_close(added, -0.25 * logps[0] / lengths[0], rtol=1e-12, atol=1e-12)
+    assert torch.equal(nll_loss(logps[0], lengths[0]), -logps[0] / lengths[0])
+    assert torch.equal(choose_loss(name, 0.2, rpo_alpha=0.0, **own)(*logps, *lengths), plain)
+    with pytest.raises(TypeError, match="chosen_lengths"):
+        choose_loss(name, 0.2, rpo_alpha=0.25, **own)(*logps)
+
+
+@given(moderate, moderate)
+def test_dpop_without_its_price_is_dpo_bit_for_bit_and_so_is_it_where_the_chosen_rises(c, r):
+    logps = [torch.tensor([float(v)], dtype=torch.float64) for v in (c, r, 0, 0)]
+    plain = choose_loss("sigmoid", 1.0)(*logps)
+    assert torch.equal(choose_loss("dpop", 1.0, dpop_lambda=0)(*logps), plain)
+    priced = choose_loss("dpop", 1.0)(*logps)
+    assert torch.equal(priced, plain) if c >= 0 else priced >= plain
+
+
+def test_dpop_worked_by_hand():
+    # rewards -1 and -3 at beta 1/2: z = 2, minus 2 times 1, so the margin is 0; with 50 it is -48
+    logps = table([-12.0], [-16.0], [-10.0], [-10.0])
+    assert choose_loss("dpop", 0.5, dpop_lambda=2.0)(*logps).item() == pytest.approx(math.log(2))
+    assert choose_loss("dpop", 0.5)(*logps).item() == pytest.approx(48)
 
 
 def test_an_impossible_answer_is_refused_where_a_loss_has_no_limit():

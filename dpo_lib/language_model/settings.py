@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from dpo_lib._command_line import LISTED, RUNNING, section
-from dpo_lib._loss_names import LossName, check_loss
+from dpo_lib._loss_names import TOLD, DivergenceName, LossName, check_loss
 
 Optimizer = Literal["rmsprop", "adamw"]
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -27,7 +27,10 @@ Metric = Literal[
 ]  # fmt: skip
 
 MODEL, OPTIMISATION = section("Model and data", 1), section("Optimisation", 2)
-_DPO, _PPO, SAMPLING = (section(title, 3) for title in ("DPO", "PPO", "Sampling"))
+LORA = section("LoRA", 2)
+_DPO, _KTO, _PPO, SAMPLING = (section(title, 3) for title in ("DPO", "KTO", "PPO", "Sampling"))
+MOVING = "moving"  # the reference that is the policy as each round begins
+START = (None, "fixed", MOVING)  # what makes the start of a run its first reference
 HELD_OUT = section("Held-out rows", 4)
 
 AT_LEAST_1 = Parameter(validator=Number(gte=1))
@@ -51,6 +54,12 @@ class Settings:
     """The frozen model, where a stage has one; --model itself if not given."""
     max_length: Annotated[int, MODEL] = 512
     """Tokens of prompt and completion together."""
+    lora: Annotated[int | None, LORA] = None
+    """Train an adapter of this rank, and nothing else; needs peft."""
+    lora_alpha: Annotated[float | None, LORA] = None
+    """The adapter counts alpha / rank times; twice the rank if not given, as TRL's 32 for 16."""
+    lora_target_modules: Annotated[str | None, LORA] = None
+    """Ends of linear layers' names, q_proj,v_proj say; all-linear if not given."""
     steps: Annotated[int | None, OPTIMISATION] = None
     """Optimiser steps; once through the data if not given."""
     batch_size: Annotated[int, OPTIMISATION] = 64
@@ -97,6 +106,12 @@ class Settings:
             require(self, name, getattr(self, name) >= 0, "at least 0")
         for name in ("lr", "max_grad_norm"):
             require(self, name, 0 < getattr(self, name) < math.inf, "positive and finite")
+        require(self, "lora", self.lora is None or self.lora >= 1, "at least 1")
+        for name in ("lora_alpha", "lora_target_modules"):
+            adapted = getattr(self, name) is None or self.lora is not None
+            require(self, name, adapted, "left out without lora")
+        alpha = self.lora_alpha is None or 0 < self.lora_alpha < math.inf
+        require(self, "lora_alpha", alpha, "positive and finite")
 
     def for_items(self, items: int) -> "Settings":
         """The settings with `steps` filled in: those of one epoch, if none are given."""
@@ -161,7 +176,7 @@ class JudgedSettings(SampledSettings):
     """Settings of a stage that learns without a reward, and may have its samples judged by one."""
 
     reward: Annotated[str | None, HELD_OUT] = None
-    """Folder of a reward model that scores the samples; "true" is the built-in world's own."""
+    """Judge of the samples, a reward model's folder, "true", or "command", a colon, a program."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -194,42 +209,124 @@ class RewardSettings(PreferenceSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOSettings(PreferenceSettings, JudgedSettings):
-    """Settings of DPO; `reference` is a model's name or folder, by default the policy itself."""
+class PairLossSettings(Settings):
+    """What DPO's step can be told, wherever its pairs come from."""
 
     beta: Annotated[float, _DPO] = 0.1
-    """Reward units per nat; larger stays closer to the reference."""
+    """Reward units per nat; larger stays closer. Per token (sigmoid_norm, simpo) 2 to 10."""
     loss: Annotated[LossName, _DPO] = "sigmoid"
-    """sigmoid is equation (7); chapter 15 of the book has the others."""
+    """sigmoid is equation (7); chapter 15 of the book and docs/training.md have the others."""
     label_smoothing: Annotated[float, _DPO] = 0.0
     """The share of labels that are wrong, below 1/2; for cdpo, robust and exo_pair."""
     alpha: Annotated[float | None, _DPO] = None
     """The weight of the rejected answer, 0 to 1; unlikelihood needs it."""
+    dpop_lambda: Annotated[float | None, _DPO] = None
+    """What dpop adds to the weight of a negative reward of the chosen answer; 50 if not given."""
+    simpo_gamma: Annotated[float | None, _DPO] = None
+    """Reward units by which simpo wants the chosen answer ahead; 0.5 if not given."""
+    rpo_alpha: Annotated[float | None, _DPO] = None
+    """Weight of an SFT term, the chosen answer's loss per token; none if not given, often 1."""
+    f_divergence_type: Annotated[DivergenceName, _DPO] = "reverse_kl"
+    """Divergence from the reference, for losses of a margin; reverse_kl is the paper's."""
+    f_alpha_divergence_coef: Annotated[float | None, _DPO] = None
+    """Alpha of alpha_divergence, 0 is forward and 1 reverse KL; 0.5 if not given."""
 
     def __post_init__(self):
         super().__post_init__()
-        check_loss(self.loss, self.beta, self.label_smoothing, self.alpha)
+        check_loss(self.loss, self.beta, **self.told)
+
+    @property
+    def told(self) -> dict[str, float | str | None]:
+        """What `variants.choose_loss` is told beside name and beta."""
+        return {name: getattr(self, name) for name in TOLD}
+
+    @property
+    def has_sft_term(self) -> bool:
+        """Whether the loss has a part that the rejected answer is not in."""
+        return self.loss == "orpo" or self.rpo_alpha is not None
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOSettings(SampledSettings):
+class DPOSettings(PairLossSettings, PreferenceSettings, JudgedSettings):
+    """Settings of DPO; `reference` is a model's name or folder, by default the policy itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KTOSettings(JudgedSettings):
+    """Settings of KTO; `reference` is a model's name or folder, by default the policy itself.
+
+    The paper advises desirable_weight times the number of desirable answers to be 1 to 4/3 of
+    undesirable_weight times the number of the others.
+    """
+
+    beta: Annotated[float, _KTO] = 0.1
+    """Reward units per nat; larger stays closer to the reference."""
+    desirable_weight: Annotated[float, _KTO] = 1.0
+    """Lambda_D; times desirable answers it should be 1 to 4/3 of what the other side has."""
+    undesirable_weight: Annotated[float, _KTO] = 1.0
+    """Lambda_U; raise it where desirable answers are the more numerous."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("beta", "desirable_weight", "undesirable_weight"):
+            require(self, name, 0 < getattr(self, name) < math.inf, "positive and finite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnSettings(SampledSettings):
+    """Settings of a stage that learns from completions which its policy draws."""
+
+    eval_data: Annotated[str | None, HELD_OUT] = None
+    """Held-out prompts that --samples are drawn for; of a folder, its test_prompts.jsonl."""
+    reward: Annotated[str, SAMPLING]
+    """A reward model's folder, "true" (the built-in world's), or "command", a colon, a program."""
+    max_new_tokens: Annotated[int, SAMPLING] = 64
+    """Tokens of a completion."""
+    temperature: Annotated[float, SAMPLING] = 1.0
+    """Of the policy that is drawn from, and so of --samples."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        temperature = 0 < self.temperature < math.inf
+        require(self, "temperature", temperature, "positive and finite")
+        room = self.max_length - 2  # for a prompt
+        require(self, "max_new_tokens", self.max_new_tokens <= room, "at most max_length - 2")
+        drawn = self.eval_data is None or self.samples > 0
+        require(self, "samples", drawn, "at least 1 with eval_data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineDPOSettings(PairLossSettings, DrawnSettings):
+    """Settings of DPO on pairs that the policy draws and a judge labels."""
+
+    reference: Annotated[str, MODEL] = "fixed"
+    """fixed is --model, moving the policy as each round begins; or a frozen model's folder."""
+    num_generations: Annotated[int, SAMPLING] = 2
+    """Completions of each prompt, of which the best and the worst are the pair."""
+    refresh_every: Annotated[int, SAMPLING] = 1
+    """Steps of a round, which draws all its pairs as it begins; 1 is fully online."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self, "num_generations", self.num_generations >= 2, "at least 2")
+        require(self, "refresh_every", self.refresh_every >= 1, "at least 1")
+        fits = self.steps is None or self.refresh_every <= self.steps
+        require(self, "refresh_every", fits, f"at most the {self.steps} steps of the run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOSettings(DrawnSettings):
     """PPO's numbers. The DPO paper gives none but target KLs of 3, 6, 9, 12 nats (section 6.1).
 
     Where nothing else is said the defaults are those of Ziegler et al. 2019 for GPT-2 124M
     (their code, lm-human-preferences). A batch is a minibatch.
     """
 
-    eval_data: Annotated[str | None, HELD_OUT] = None
-    """Held-out prompts that --samples are drawn for; of a folder, its test_prompts.jsonl."""
-    reward: Annotated[str, _PPO]
-    """Folder of a reward model; "true" is the built-in world's own (PPO-GT)."""
     beta: Annotated[float, _PPO] = 0.1
     """Price of the KL to the reference, reward units per nat; 0 is none."""
     target_kl: Annotated[float | None, _PPO] = None
     """Nats of a whole completion; beta is adapted until the KL is there."""
-    max_new_tokens: Annotated[int, _PPO] = 64
-    """Tokens of a completion."""
-    temperature: Annotated[float, _PPO] = 1.0
+    temperature: Annotated[float, SAMPLING] = 1.0
     """Of policy and reference, drawn and scored."""
     missing_eos_penalty: Annotated[float, _PPO] = 0.0
     """Taken off the score of a completion cut at the limit, reward units."""
@@ -262,7 +359,7 @@ class PPOSettings(SampledSettings):
         super().__post_init__()
         for name in ("epochs", "minibatches"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("temperature", "clip_range", "target_kl", "value_clip_range"):
+        for name in ("clip_range", "target_kl", "value_clip_range"):
             value = getattr(self, name)
             optional = value is None and name in ("target_kl", "value_clip_range")
             require(self, name, optional or 0 < value < math.inf, "positive and finite")
@@ -270,10 +367,6 @@ class PPOSettings(SampledSettings):
             require(self, name, 0 <= getattr(self, name) < math.inf, "at least 0 and finite")
         for name in ("gamma", "lam"):
             require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
-        room = self.max_length - 2  # for a prompt
-        require(self, "max_new_tokens", self.max_new_tokens <= room, "at most max_length - 2")
-        drawn = self.eval_data is None or self.samples > 0
-        require(self, "samples", drawn, "at least 1 with eval_data")
         require(self, "beta", self.beta > 0 or self.target_kl is None, "positive for a target_kl")
 
 
@@ -289,7 +382,7 @@ class EvaluationSettings:
     data: Annotated[str, MODEL]
     """Held-out prompts in a file, or in a folder with test_prompts.jsonl."""
     reward: Annotated[str, MODEL] = "true"
-    """Folder of a reward model; "true" is the built-in world's own."""
+    """A reward model's folder, "true" (the built-in world's), or "command", a colon, a program."""
     prompts: Annotated[int | None, MODEL, Parameter(validator=Number(gte=2))] = None
     """Use the first of them only; all if not given."""
     max_length: Annotated[int, MODEL, AT_LEAST_1] = 512

@@ -148,9 +148,9 @@ def count_events(work) -> int:
 
 
 def ends(run: Path) -> dict[str, str]:
-    """Hashes of all that must be the same: log, samples, model, and the newest checkpoint."""
+    """Hashes of all that must be the same: logs, model, and the newest checkpoint."""
     newest = sorted((run / "checkpoints").glob("step-*"))[-1]
-    logs = [run / "metrics.jsonl", *run.glob("samples.jsonl")]
+    logs = [run / "metrics.jsonl", *run.glob("samples.jsonl"), *run.glob("pairs.jsonl")]
     files = [*logs, *sorted((run / "model").iterdir()), *sorted(newest.iterdir())]
     return {str(f.relative_to(run)): sha256(f.read_bytes()).hexdigest() for f in files}
 

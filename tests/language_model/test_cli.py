@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -16,7 +16,7 @@ from cyclopts import Parameter
 
 from dpo_lib import __main__ as cli
 from dpo_lib import _command_line as command_line
-from dpo_lib._loss_names import OWN, LossName
+from dpo_lib._loss_names import OF_A_DIFFERENCE, OWN, TOLD, LossName
 from dpo_lib.language_model import models, settings
 from dpo_lib.language_model.judging import evaluation, web_page
 from dpo_lib.language_model.models import devices
@@ -95,9 +95,10 @@ def mistake(capsys, *arguments):
 
 
 SAMPLE = ["sample", "--model", "no/such", "--prompt"]
-TRAINING = ["sft", "reward", "dpo", "ppo", "demo"]
+TRAINING = ["sft", "reward", "dpo", "kto", "online", "ppo", "demo"]
 JUDGING = ["sample", "evaluate", "doctor", "plot", "report"]
 COMMANDS = ["world", "check", *TRAINING, *JUDGING]
+DPO = ["dpo", "--model", "no/such", "--data", "no/such", "--out", "run"]
 EVALUATE = ["evaluate", "--model", "no/such", "--reference", "no/such", "--data", "no/such"]
 
 
@@ -200,6 +201,16 @@ def test_a_wrong_flag_is_named_with_its_value_and_what_may_be_meant(capsys, argu
         (["doctor", __file__], "test_cli.py:1: not a training log"),
         (["dpo", "--model", "tiny"], "missing: --data, --out (see dpo dpo --help)"),
         (["dpo", "--config", "no/such.toml"], "no/such.toml"),
+        ([*DPO, "--loss", "simpoo"], '"simpoo" for --loss. Choose from: "sigmoid", '),
+        ([*DPO, "--simpo-gamma", 1], "simpo_gamma has no effect on the loss sigmoid, only on"),
+        ([*DPO, "--loss", "dpop", "--dpop-lambda", -1], "dpop_lambda must be at least 0 and fin"),
+        ([*DPO, "--loss", "orpo", "--rpo-alpha", 1], "orpo has an SFT term already: leave out"),
+        ([*DPO, "--f-divergence-type", "kl"], '"kl" for --f-divergence-type. Choose from'),
+        (
+            [*DPO, "--loss", "orpo", "--f-divergence-type", "forward_kl"],
+            "f_divergence_type has a meaning for sigmoid, ",
+        ),
+        ([*DPO, "--f-alpha-divergence-coef", 0.5], "f_alpha_divergence_coef has no effect on re"),
         (["sample", "--model", "no/such", "--prompt", "Hi"], "no/such"),
         ([*SAMPLE, "Hi", "--n", 0], '"0" for --n. Must be >= 1.'),
         ([*SAMPLE, "Hi", "--n", -1], '"-1" for --n. Must be >= 1.'),
@@ -345,6 +356,8 @@ def test_names_that_a_command_line_knows_are_those_that_are_implemented():
     assert list(get_args(LossName)) == list(LOSSES)
     own = {name: set(loss.settings) - {"beta"} for name, loss in LOSSES.items()}
     assert {name: {setting} for name, setting in OWN.items()} == {n: s for n, s in own.items() if s}
+    assert {f.name for f in fields(settings.DPOSettings)} >= TOLD.keys()
+    assert set(OF_A_DIFFERENCE) <= LOSSES.keys()
     assert set(get_args(settings.Optimizer)) == learner.OPTIMIZERS.keys()
     assert set(get_args(settings.Dtype)) == {"auto", *devices.DTYPES}
 
@@ -360,7 +373,7 @@ def test_every_stage_offers_the_fixed_flags(capsys, name):
     text = capsys.readouterr().out
     fixed = "model data out reference steps batch-size accumulate max-length seed save-every resume"
     assert all(f"--{flag}" in text for flag in [*fixed.split(), "config"])
-    assert ("--beta" in text) == (name in ("dpo", "ppo"))
+    assert ("--beta" in text) == (name in ("dpo", "kto", "online", "ppo"))
 
 
 @pytest.fixture(scope="module")

@@ -42,12 +42,13 @@ def add_to(path, **settings):
 def run_everything(names, tmp_path):
     """Load, train, save, sample and measure, as the command line does."""
     model, data = names["model"], ["--data", names["data"]]
-    for stage in ("sft", "reward", "dpo"):
+    for stage in ("sft", "reward", "dpo", "kto"):
         main([stage, "--model", model, *data, "--out", str(tmp_path / stage), *STEPS])
     reward, dpo = str(tmp_path / "reward/model"), str(tmp_path / "dpo/model")
     short = ["--max-new-tokens", "4"]
     ppo = ["--model", model, *data, "--reward", reward, "--out", str(tmp_path / "ppo")]
     main(["ppo", *ppo, *STEPS, *short])
+    main(["online", *ppo[:-1], str(tmp_path / "online"), *STEPS, *short])
     main(["sample", "--model", dpo, "--prompt", "This film", *short])
     models = ["--model", dpo, "--reference", model, "--reward", reward]
     main(["evaluate", *models, *data, "--prompts", "2", *short])

@@ -26,5 +26,6 @@ __all__, __getattr__, __dir__ = exports(
             "tokenize_preferences",
             "tokenize_prompts",
         ],
+        "unpaired": ["Labelled", "TokenLabelled", "read_labelled", "tokenize_labelled"],
     },
 )

@@ -29,3 +29,9 @@ def batch_indices(seed: int, step: int, batch_size: int, items: int) -> list[int
     """
     epoch, batch = divmod(step - 1, math.ceil(items / batch_size))
     return list(_permutation(seed, epoch, items)[batch * batch_size : (batch + 1) * batch_size])
+
+
+def next_items(seed: int, number: int, count: int, items: int) -> list[int]:
+    """The `count` items of draw `number` (0, 1, ...): every item once before any comes again."""
+    places = range(number * count + 1, (number + 1) * count + 1)
+    return [batch_indices(seed, place, 1, items)[0] for place in places]

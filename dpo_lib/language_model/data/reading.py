@@ -42,12 +42,15 @@ class Report:
 
     rows: int = 0
     used: int = 0
-    pairs: dict[str, int] = field(default_factory=dict)  # place of a used ranking -> its pairs
+    pairs: dict[str, int] = field(
+        default_factory=dict
+    )  # place of a used row -> its pairs, if several
     dropped: dict[str, list[str]] = field(default_factory=dict)  # reason -> places
     pairs_dropped: dict[str, list[str]] = field(default_factory=dict)  # of rankings
     shortened: dict[str, list[str]] = field(default_factory=dict)  # of used rows
     noted: dict[str, list[str]] = field(default_factory=dict)
     ignored: dict[str, list[str]] = field(default_factory=dict)  # what of used rows -> places
+    parts: str = "pairs"  # what a row can give several of; KTO's are answers
 
     def drop(self, reason: str, place: str) -> None:
         """Count a used row as dropped; of a ranking with other pairs, the pair alone."""
@@ -71,12 +74,13 @@ class Report:
     def lines(self) -> list[str]:
         """What a person reads: the totals, then a line for each reason with its first places."""
         pairs = self.used - len(self.pairs) + sum(self.pairs.values())
-        giving = f", giving {pairs:,} pairs" if self.pairs else ""
+        giving = f", giving {pairs:,} {self.parts}" if self.pairs else ""
         found = [f"{self.rows:,} rows, {self.used:,} used{giving}"]
         for what in ("dropped", "pairs dropped", "shortened", "noted", "ignored"):
             for reason, places in getattr(self, what.replace(" ", "_")).items():
                 more = f" and {len(places) - 3:,} more" if len(places) > 3 else ""
-                found.append(f"{what} {len(places):,}: {reason} ({', '.join(places[:3])}{more})")
+                said = what.replace("pairs", self.parts)
+                found.append(f"{said} {len(places):,}: {reason} ({', '.join(places[:3])}{more})")
         return found
 
 
@@ -114,9 +118,9 @@ def read_preferences(
             return [row]
         return rankings.pairs(row, pairs_from)
 
-    preferences, report = _read(path, "preferences", convert, split)
+    preferences, report = read_each(path, "preferences", convert, split)
     seen = set()
-    _check_prompts(path, [(p.prompt, p.place) for p in preferences], report)
+    check_prompts(path, [(p.prompt, p.place) for p in preferences], report)
     for p in preferences:
         if p.prompt and p.chosen.startswith(p.prompt) and p.rejected.startswith(p.prompt):
             report.note("both answers repeat the prompt", p.place)
@@ -142,8 +146,8 @@ def read_examples(path: str | Path, tokenizer=None) -> tuple[list[Example], Repo
             prompts.append((found.prompt, place))
         return found
 
-    examples, report = _read(path, "sft", convert)
-    _check_prompts(path, prompts, report)
+    examples, report = read_each(path, "sft", convert)
+    check_prompts(path, prompts, report)
     seen = set()
     for e in examples:
         if (e.prompt, e.completion) in seen:
@@ -154,10 +158,10 @@ def read_examples(path: str | Path, tokenizer=None) -> tuple[list[Example], Repo
 
 def read_prompts(path: str | Path, tokenizer=None) -> tuple[list[str], Report]:
     """Prompts of a file, a folder's prompts.jsonl[.gz], or "hub:NAME[:SPLIT]"; see above."""
-    found, report = _read(
+    found, report = read_each(
         path, "prompts", lambda row, place: (texts.prompt_only(row, tokenizer), place)
     )
-    _check_prompts(path, found, report)
+    check_prompts(path, found, report)
     return [prompt for prompt, _ in found], report
 
 
@@ -167,7 +171,7 @@ def held_out(path: str, *names: str) -> Path | str:
     return next(found, path)
 
 
-def _read(
+def read_each(
     path: str | Path, name: str, convert: Callable, split: Callable = lambda row: [row]
 ) -> tuple[list, Report]:
     """Convert every row; drop the useless, stop at the malformed or if nothing is left."""
@@ -204,7 +208,7 @@ def _judged(report: Report, place: str) -> Iterator[None]:
         report.drop(str(reason), place)
 
 
-def _check_prompts(path: str | Path, prompts: list[tuple[str, str]], report: Report) -> None:
+def check_prompts(path: str | Path, prompts: list[tuple[str, str]], report: Report) -> None:
     """Note what is odd about prompts and their places; DataError if they are all empty."""
     mixed = any(_is_talk(prompt) for prompt, _ in prompts)
     for prompt, place in prompts:

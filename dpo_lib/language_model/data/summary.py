@@ -9,13 +9,19 @@ from dpo_lib.language_model.data.reading import (
     read_preferences,
     read_prompts,
 )
-from dpo_lib.language_model.data.rows import read_rows
+from dpo_lib.language_model.data.rows import DataError, read_rows
 from dpo_lib.language_model.data.shapes.columns import Fields
 from dpo_lib.language_model.data.shapes.rankings import is_ranking
 from dpo_lib.language_model.data.tokens import (
     tokenize_examples,
     tokenize_preferences,
     tokenize_prompts,
+)
+from dpo_lib.language_model.data.unpaired import (
+    counted,
+    read_labelled,
+    require_both,
+    tokenize_labelled,
 )
 
 READERS = {
@@ -38,7 +44,9 @@ def overview(
     asked = {"pairs_from": pairs_from} if kind == "preferences" else {}
     rows, report = read(path, tokenizer, **asked)
     items = [] if tokenizer is None else tokenize(rows, tokenizer, max_length, report)
-    return [f"{path}: {kind}", *report.lines(), *_first_lines(rows[0]), *_token_lines(items)]
+    found = [f"{path}: {kind}", *report.lines(), *_first_lines(rows[0]), *_token_lines(items)]
+    labelled = kind == "examples" and _has_labels(path)
+    return found + (_labelled_lines(path, tokenizer, max_length) if labelled else [])
 
 
 def kind_of_rows(path: str) -> str:
@@ -47,13 +55,38 @@ def kind_of_rows(path: str) -> str:
     if Path(path).is_dir():
         present = (kind for name, kind in files.items() if any(Path(path).glob(f"{name}.jsonl*")))
         return next(present, "preferences")
-    _, found = next(read_rows(path, ""), ("", {}))
-    row = Fields(found)
+    row = _first_row(path)
+    found = row.row
     if {"chosen", "rejected"} & found.keys():
         return "preferences"
     if any(row.names(name) for name in ("completion", "messages", "text")):
         return "examples"
     return "prompts" if row.names("prompt") and not is_ranking(found) else "preferences"
+
+
+def _first_row(path: str) -> Fields:
+    _, found = next(read_rows(path, ""), ("", {}))
+    return Fields(found)
+
+
+def _has_labels(path: str) -> bool:
+    """Whether the first row of a file has an answer with a label."""
+    if Path(path).is_dir():
+        return False
+    row = _first_row(path)
+    return row.has("label") and bool(row.names("completion") or row.names("messages"))
+
+
+def _labelled_lines(path: str, tokenizer, max_length: int) -> list[str]:
+    """What `dpo kto` makes of the rows, from which `dpo sft` takes the good answers alone."""
+    try:
+        rows, report = read_labelled(path, tokenizer)
+        if tokenizer is not None:
+            rows = tokenize_labelled(rows, tokenizer, max_length, report)
+        require_both(path, rows)
+    except DataError as reason:
+        return [f"for dpo kto: {reason}"]
+    return [f"for dpo kto: {line}" for line in (*report.lines(), counted(rows))]
 
 
 def _first_lines(row: Preference | Example | str) -> list[str]:

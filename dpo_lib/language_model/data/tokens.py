@@ -8,6 +8,7 @@ import hashlib
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from dpo_lib.language_model.data.reading import Example, Preference, Report
 from dpo_lib.language_model.data.rows import DataError
@@ -52,7 +53,8 @@ def tokenize_preferences(
     prompt loses its right end, and with it its EOS; chosen and rejected are cut independently.
     Only a prompt that leaves no room at all is cut: from the left, by the overflow of the longer
     completion and not a token more. An empty prompt becomes BOS (or EOS, as GPT-2 separates its
-    documents), because the first token of a completion needs something before it.
+    documents), because the first token of a completion needs something before it. A prompt that
+    no template wrote begins with a BOS if the tokenizer begins texts with one, as Llama's does.
 
     Args:
         rows: what read_preferences returned.
@@ -84,16 +86,23 @@ def tokenize_examples(
     rows: Sequence[Example], tokenizer, max_length: int, report: Report
 ) -> list[TokenExample]:
     """Token ids of each demonstration; rules and errors are those of tokenize_preferences."""
+    return [example for _, example in kept_examples(rows, tokenizer, max_length, report)]
+
+
+def kept_examples(
+    rows: Sequence, tokenizer, max_length: int, report: Report
+) -> list[tuple[object, TokenExample]]:
+    """`tokenize_examples` of anything with prompt, completion and place, each beside its row."""
     prompts, completions = _tokenize(rows, ("prompt", "completion"), tokenizer, max_length)
-    examples = []
+    kept = []
     for row, *ids in zip(rows, prompts, completions, strict=True):
         example = TokenExample(*truncate(*ids, max_length=max_length))
         if not example.prompt:
             report.drop("the prompt is too long beside an answer that is too long", row.place)
         else:
             _note_cuts(example, ids, row.place, report)
-            examples.append(example)
-    return _unless_empty(examples, rows, report)
+            kept.append((row, example))
+    return _unless_empty(kept, rows, report)
 
 
 def tokenize_prompts(
@@ -126,7 +135,8 @@ def data_hash(items: Iterable[Pair | TokenExample | tuple[int, ...]]) -> str:
     for item in items:
         parts = (item,) if isinstance(item, tuple) else tuple(vars(item).values())
         digest.update(struct.pack("<q", len(parts)))
-        for ids in parts:
+        for part in parts:
+            ids = part if isinstance(part, tuple) else (part,)  # a label is one number
             digest.update(struct.pack(f"<{len(ids) + 1}q", len(ids), *ids))
     return digest.hexdigest()
 
@@ -164,9 +174,14 @@ def _tokenize(rows: Sequence, names: Sequence[str], tokenizer, max_length: int) 
 def _prompt_ids(texts: Sequence[str], tokenizer, places: Sequence[str]) -> list[tuple]:
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     start = (eos if bos is None else bos,)
-    found = [ids or start for ids in _encode(texts, tokenizer, places)]
+    own = start if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else ()
+    found = [
+        (ids if isinstance(text, Rendered) else own + ids) or start
+        for text, ids in zip(texts, _encode(texts, tokenizer, places), strict=True)
+    ]
     for ids, place in zip(found, places, strict=True):
-        if bos not in (None, eos) and ids.count(bos) > 1:
+        # Llama 2 begins every question with one; two side by side are a mistake.
+        if bos not in (None, eos) and (bos, bos) in pairwise(ids):
             raise DataError(f"{place}: the chat template writes {tokenizer.bos_token} twice")
     return found
 

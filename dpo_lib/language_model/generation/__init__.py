@@ -7,6 +7,6 @@ __all__, __getattr__, __dir__ = exports(
     {
         "sampling": ["generate"],
         "samples": ["Samples", "repeated_share", "sample", "sequence_kl"],
-        "rollouts": ["Rollouts"],
+        "rollouts": ["Completions", "Rollouts"],
     },
 )

@@ -1,4 +1,4 @@
-"""What one iteration of PPO draws, and what each of its tokens earns.
+"""Completions that a stage draws and keeps; what PPO's tokens earn.
 
 Rows are completions, columns their tokens, right-padded with zeros to the longest completion
 that may be drawn; masks come from the lengths, never from a token.
@@ -14,14 +14,14 @@ from dpo_lib.losses import generalized_advantages
 from dpo_lib.objective import implicit_reward
 
 
-class Rollouts(nn.Module):
-    """One iteration's completions as buffers of fixed shape, so that a checkpoint holds them.
+class Completions(nn.Module):
+    """Drawn completions as buffers of fixed shape, so that a checkpoint holds them.
 
-    A run killed between two minibatches resumes on the same numbers, to the bit.
+    A run killed between two steps on them resumes on the same numbers, to the bit.
 
     Args:
-        rows, width: completions of an iteration, and the most tokens that one may have.
-        dtype: of log-probabilities and rewards; float32 or better.
+        rows, width: completions drawn together, and the most tokens that one may have.
+        dtype: of the scores; float32 or better.
     """
 
     def __init__(self, rows: int, width: int, dtype: torch.dtype = torch.float32):
@@ -30,8 +30,6 @@ class Rollouts(nn.Module):
         self.register_buffer("tokens", torch.zeros(rows, width, dtype=torch.int64))
         self.register_buffer("lengths", torch.zeros(rows, dtype=torch.int64))
         self.register_buffer("scores", torch.zeros(rows, dtype=dtype))  # of whole completions
-        for name in ("logps", "ref_logps", "values", "advantages", "returns"):  # of tokens
-            self.register_buffer(name, torch.zeros(rows, width, dtype=dtype))
 
     def take(self, prompts: list[int], completions: list[tuple[int, ...]]) -> None:
         """Replace the completions; `prompts` are their prompts' places in the data."""
@@ -60,6 +58,15 @@ class Rollouts(nn.Module):
     def last_tokens(self) -> Tensor:
         """The last generated token of each completion, EOS unless it was cut; shape (rows,)."""
         return self.tokens.gather(1, (self.lengths - 1).unsqueeze(-1)).squeeze(-1)
+
+
+class Rollouts(Completions):
+    """One iteration's completions, with what PPO keeps of each token."""
+
+    def __init__(self, rows: int, width: int, dtype: torch.dtype = torch.float32):
+        super().__init__(rows, width, dtype)
+        for name in ("logps", "ref_logps", "values", "advantages", "returns"):  # of tokens
+            self.register_buffer(name, torch.zeros(rows, width, dtype=dtype))
 
     def kl(self) -> Tensor:
         """The KL that the rewards charge: log pi / pi_ref summed over tokens, (rows,), nats.

@@ -15,10 +15,12 @@ PANELS = (
     ("log-probability of the chosen answer, nats", ("logps/chosen",)),
     ("log-probability of the rejected answer, nats", ("logps/rejected",)),
     ("KL from the reference, nats", ("objective/kl",)),
+    ("KTO's reference point, nats", ("kl",)),
     ("reward", ("objective/scores",)),
     ("length of a completion, tokens", ("completions/mean_length",)),
     ("share of completions that ended by themselves", ("completions/ended",)),
     ("share of 4-grams that stood there before", ("completions/repetition",)),
+    ("share of prompts whose completions tie", ("completions/ties",)),
 )
 POINTS = 200  # of a training curve; a longer run is drawn as means of neighbours
 

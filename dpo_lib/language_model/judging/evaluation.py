@@ -14,7 +14,7 @@ from dpo_lib.language_model.judging.statistics import (
     estimate,
     win_rate,
 )
-from dpo_lib.language_model.models.judges import Score, load_score
+from dpo_lib.language_model.models.judges import Score, named_judge
 from dpo_lib.language_model.models.policies import load_trained
 from dpo_lib.language_model.settings import EvaluationSettings
 
@@ -85,7 +85,7 @@ def evaluate_settings(given: EvaluationSettings, tell: Callable[[str], None]) ->
     """
     reference, tokenizer = load_trained(given.reference)
     policies = {folder: load_trained(folder, tokenizer)[0] for folder in given.model}
-    score = load_score(given.reward, tokenizer, reference.device)
+    score = named_judge(given.reward, tokenizer, reference.device).score
     texts, rows = read_prompts(held_out(given.data, "prompts"), tokenizer)
     wanted = len(texts) if given.prompts is None else given.prompts
     for number in range(wanted, len(texts)):

@@ -15,6 +15,8 @@ STAGES = {
     "SFT": defaults.SFTSettings,
     "Reward": defaults.RewardSettings,
     "DPO": defaults.DPOSettings,
+    "KTO": defaults.KTOSettings,
+    "OnlineDPO": defaults.OnlineDPOSettings,
     "PPO": defaults.PPOSettings,
 }
 FIGURES = {name: title for title, names in PANELS for name in names}

@@ -17,6 +17,7 @@ from dpo_lib.variants import LOSSES, choose_loss
 EXACT = 1e-6  # what two equal float32 computations may differ by
 NEEDED = ("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies",
           "logps/chosen", "logps/rejected")  # fmt: skip
+KTO_SIDES = ("desirable", "undesirable")
 
 
 @dataclass(frozen=True)
@@ -53,39 +54,77 @@ class Log:
         return bool(self.series("rewards/margins") and self.series("logps/chosen"))
 
     @property
+    def draws(self) -> bool:
+        """Whether the run draws its own pairs, and so meets none twice (online DPO)."""
+        return self.is_dpo and bool(self.series("objective/scores"))
+
+    @property
+    def is_kto(self) -> bool:
+        """Whether single answers are labelled: a reference point, and no pair to be right about."""
+        rewarded = self.series("rewards/chosen") or self.series("rewards/rejected")
+        return bool(rewarded and self.series("kl") and not self.series("rewards/accuracies"))
+
+    @property
     def complete(self) -> list[dict]:
         """Rows with all that DPO logs, every number finite."""
         return [row for row in self.rows if all(is_finite(row.get(name)) for name in NEEDED)]
 
     @property
     def epochs(self) -> list[list[dict]]:
-        """The rows of each epoch that is logged in full, step by step."""
+        """The rows of each epoch over the same pairs that is logged in full, step by step."""
         rows = [row for row in self.complete if is_finite(row.get("epoch"))]
-        if not rows or [row["step"] for row in rows] != list(range(1, len(rows) + 1)):
+        if self.draws or not rows or [row["step"] for row in rows] != list(range(1, len(rows) + 1)):
             return []
         parts = [list(part) for _, part in groupby(rows, lambda r: math.ceil(r["epoch"] - EXACT))]
         return [part for part in parts if len(part) == len(parts[0])]
 
     @property
     def fresh(self) -> list[dict]:
-        """Rows of the first epoch, in which each pair is scored before it is trained on."""
+        """Rows of the first epoch, in which each pair is scored before it is trained on.
+
+        None of a run that draws its pairs: its policy has made them itself.
+        """
         rows = [row for row in self.complete if is_finite(row.get("epoch"))]
-        return [row for row in rows if row["epoch"] <= 1 + EXACT]
+        return [row for row in rows if row["epoch"] <= 1 + EXACT and not self.draws]
 
     @property
     def loss_name(self) -> str:
-        """The loss's name in `dpo_lib.variants`; TRL's default if the settings are not known."""
+        """Its name in `dpo_lib.variants`, or kto; TRL's default if the settings are not known."""
+        if self.is_kto:
+            return "kto"
         name = self.settings.get("loss", self.settings.get("loss_type", "sigmoid"))
         return "cdpo" if name == "sigmoid" and self.settings.get("label_smoothing") else str(name)
 
+    @property
+    def divergence(self) -> str:
+        """The divergence from the reference whose optimum the loss aims at."""
+        return str(self.settings.get("f_divergence_type", "reverse_kl"))
+
+    @property
+    def sees_more(self) -> bool:
+        """Whether the loss is known to look beyond a pair's two rewards: at lengths, or as SFT."""
+        loss = LOSSES.get(self.loss_name)
+        return bool(self.settings.get("rpo_alpha") or (loss and loss.lengths))
+
     def loss_at(self, chosen: float, rejected: float) -> float | None:
-        """The loss of a pair with these two rewards; None if it does not follow from them."""
+        """The loss of a pair with these two rewards; None if it does not follow from them.
+
+        KTO's is that of a batch, whose share of desirable answers is not logged. It plays no part
+        where both rewards are 0 and both weights the same.
+        """
         name, beta = self.loss_name, self.settings.get("beta", 1.0)
-        if name not in LOSSES or "beta" not in LOSSES[name].settings:
+        if name == "kto":
+            good, bad = (self.settings.get(f"{side}_weight", 1.0) for side in KTO_SIDES)
+            known = is_number(good) and good == bad and chosen == rejected == 0
+            return good / 2 if known else None
+        if name not in LOSSES or "beta" not in LOSSES[name].settings or self.sees_more:
             return None
         if name in ("ipo", "sppo_hard", "discopop", "exo_pair") and "beta" not in self.settings:
             return None  # in these beta is more than the unit of the rewards
-        loss = choose_loss(name, beta, self.settings.get("label_smoothing", 0.0))
+        keys = ["label_smoothing", "dpop_lambda", "f_divergence_type"]
+        keys += ["f_alpha_divergence_coef"] * (self.divergence == "alpha_divergence")
+        told = {key: self.settings[key] for key in keys if key in self.settings}
+        loss = choose_loss(name, beta, **told)
         pair = torch.tensor([[chosen / beta, rejected / beta, 0.0, 0.0]], dtype=torch.float64)
         return loss(*pair.unbind(-1)).item()
 
@@ -105,10 +144,11 @@ def read_log(path: str | Path) -> Log:
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a training log (not UTF-8 text)") from None
     found = [row for row in _rows(text, path) if isinstance(row.get("step"), int)]
-    rows = [row for row in found if "loss" in row or "objective/kl" in row]
+    named = {"loss", "objective/kl", "objective/scores"}
+    rows = [row for row in found if named & row.keys()]
     if not rows:
         raise ValueError(f"{path}: not a training log (no row with a step and a loss)")
-    measured = [row for row in found if "eval_loss" in row]
+    measured = [row for row in found if any(name.startswith("eval_") for name in row)]
     return Log(rows, _settings(path.with_name("settings.json")), measured)
 
 

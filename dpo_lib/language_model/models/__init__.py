@@ -6,6 +6,8 @@ __all__, __getattr__, __dir__ = exports(
     __name__,
     {
         "hub": ["ModelError"],
+        "adapters.layers": ["add_adapter", "start_of"],
+        "adapters.folders": ["merge"],
         "policies": [
             "check_same_tokens",
             "frozen_copy",
@@ -15,7 +17,7 @@ __all__, __getattr__, __dir__ = exports(
             "save_policy",
         ],
         "reward_model": ["RewardModel", "ValueHead"],
-        "judges": ["load_judge", "load_score", "world_score"],
+        "judges": ["Judge", "load_judge", "named_judge", "world_score"],
         "hashes": ["state_hash", "tokenizer_hash"],
         "devices": ["pick_device", "pick_dtype", "precision"],
     },

@@ -8,7 +8,7 @@ import copy
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from transformers import (
 from dpo_lib.language_model.files import standing, whole
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+ADAPTER, _INDEX = "adapter_config.json", "model.safetensors.index.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _FETCHED = ("*.json", "*.txt", "*.model", "*.safetensors")
 # What a configuration may say and we do not follow: code, kernels and files from elsewhere.
 _NOT_FOLLOWED = (
@@ -45,12 +47,7 @@ def find_folder(name: str | Path) -> Path:
     path = Path(name).expanduser()
     folder = standing(path) if path.name else path
     if folder.is_dir():
-        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-            raise ModelError(
-                f"{name}: an adapter, not a model: merge it into its base model first "
-                "(peft's merge_and_unload), and name the folder that this is saved in"
-            )
-        if (folder / "model/config.json").is_file() and not (folder / "config.json").is_file():
+        if _is_model(folder / "model") and not _is_model(folder):
             raise ModelError(f"{name}: the folder of a run; its model is {folder / 'model'}")
         return folder
     if not _HUB_NAME.fullmatch(str(name)) or Path(path.parts[0]).exists():
@@ -59,52 +56,74 @@ def find_folder(name: str | Path) -> Path:
         wanted = dict(allow_patterns=_FETCHED, ignore_patterns="*/*")
         return Path(snapshot_download(str(name), **wanted))
     except Exception as error:  # of many kinds, and of many lines
-        reason = _first_line(error)
+        reason = first_line(error)
         raise ModelError(f"{name}: no such folder, and no hub model: {reason}") from None
 
 
-def read_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub model."""
-    folder = find_folder(name)
-    if "auto_map" in _read_json(folder, "tokenizer_config.json", missing_ok=True):
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder has an adapter's configuration, and no weights of a whole model."""
+    whole = any((folder / file).exists() for file in ("model.safetensors", _INDEX))
+    return (folder / ADAPTER).is_file() and not whole
+
+
+def read_tokenizer(name: str | Path, folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in the folder of a name."""
+    if "auto_map" in read_json(folder, "tokenizer_config.json", missing_ok=True):
         raise ModelError(f"{name}: its tokenizer is code, which is never run")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # of many kinds, and of many lines
-        raise ModelError(f"{name}: no tokenizer: {_first_line(error)}") from None
+        raise ModelError(f"{name}: no tokenizer: {first_line(error)}") from None
     if len(tokenizer) < 2:  # what transformers makes of a folder that has no tokenizer files
         raise ModelError(f"{name}: no tokenizer files")
     return tokenizer
 
 
-def read_model(name: str | Path, classes, ending: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The model of a folder or hub name.
+def read_model(
+    name: str | Path,
+    folder: Path,
+    classes,
+    ending: str,
+    dtype: torch.dtype,
+    given: Collection[str] = (),
+) -> PreTrainedModel:
+    """The model in the folder of a name.
 
     Args:
         classes: transformers' mapping from configurations to models of the kind wanted.
         ending: of the name of the class that wrote the folder; "" for all but classifiers.
         dtype: of the weights.
+        given: weights that an adapter brings; a policy is read as a classifier for their sake.
     """
-    folder = find_folder(name)
-    settings = _read_json(folder, "config.json")
-    _check_kind(name, settings, ending)
+    settings = read_json(folder, "config.json")
+    if not given:
+        _check_kind(name, settings, ending)
     _check_weights(name, folder)
     settings = {key: value for key, value in settings.items() if key not in _NOT_FOLLOWED}
     try:
         config = CONFIG_MAPPING[settings.get("model_type")].from_dict(settings)
         # a concrete class, not an Auto class: those may run code that comes with the weights
         read = classes[type(config)].from_pretrained
+        config.num_labels = 1 if given else config.num_labels
     except (KeyError, TypeError, ValueError) as error:
         kind = settings.get("model_type")
-        raise ModelError(f"{name}: no model of type {kind}: {_first_line(error)}") from None
+        raise ModelError(f"{name}: no model of type {kind}: {first_line(error)}") from None
     options = dict(use_safetensors=True, local_files_only=True, output_loading_info=True)
     try:
         model, found = build(lambda c: read(folder, config=c, dtype=dtype, **options), config)
     except Exception as error:  # of many kinds, and of many lines
-        raise ModelError(f"{name}: cannot be loaded: {_first_line(error)}") from None
-    if found["missing_keys"]:  # transformers fills them with random numbers
-        raise ModelError(f"{name}: no weights for {min(found['missing_keys'])}")
+        raise ModelError(f"{name}: cannot be loaded: {first_line(error)}") from None
+    if missing := {*found["missing_keys"]} - {*given}:  # transformers makes random numbers of them
+        raise ModelError(f"{name}: no weights for {min(missing)}")
     return model
+
+
+def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a model with the configuration that it came with, and its tokenizer."""
+    with quiet():
+        model.save_pretrained(folder)
+        config_to_save(model).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def build(make: Callable, config: PreTrainedConfig, seed: int = 0):
@@ -165,9 +184,13 @@ def _refuse_to_replace(directory: Path) -> None:
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise ModelError(f"{directory}: not a plain folder, so no model is saved there")
     entries = list(directory.iterdir()) if directory.exists() else []
-    model = (directory / "config.json").exists() and all(path.is_file() for path in entries)
+    model = _is_model(directory) and all(path.is_file() for path in entries)
     if entries and not model:
         raise ModelError(f"{directory}: holds other files, so no model is saved there")
+
+
+def _is_model(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in ("config.json", ADAPTER))
 
 
 def _ours(key: str, value) -> float | str | None:
@@ -190,13 +213,13 @@ def _check_kind(name: str | Path, settings: dict, ending: str) -> None:
 
 
 def _check_weights(name: str | Path, folder: Path) -> None:
-    if (folder / "adapter_config.json").exists():
-        raise ModelError(f"{name}: an adapter; merge it into its model first")
+    if (folder / ADAPTER).exists():
+        raise ModelError(f"{name}: an adapter and a model in one folder; take one of them out")
     if (folder / "model.safetensors").is_file():
         return
-    index = _read_json(folder, "model.safetensors.index.json", missing_ok=True)
+    index = read_json(folder, _INDEX, missing_ok=True)
     shards = list(map(str, index.get("weight_map", {}).values()))
-    pickles = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt")]
+    pickles = [p.name for p in folder.iterdir() if p.suffix in PICKLES]
     pickles += [shard for shard in shards if not shard.endswith(".safetensors")]
     if pickles:
         raise ModelError(f"{name}: {min(pickles)} can run code; only safetensors are read")
@@ -204,7 +227,7 @@ def _check_weights(name: str | Path, folder: Path) -> None:
         raise ModelError(f"{name}: no model.safetensors")
 
 
-def _read_json(folder: Path, file: str, missing_ok: bool = False) -> dict:
+def read_json(folder: Path, file: str, missing_ok: bool = False) -> dict:
     try:
         value = json.loads((folder / file).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -212,11 +235,11 @@ def _read_json(folder: Path, file: str, missing_ok: bool = False) -> dict:
             return {}
         raise ModelError(f"{folder}: no {file}") from None
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / file}: {_first_line(error)}") from None
+        raise ModelError(f"{folder / file}: {first_line(error)}") from None
     if not isinstance(value, dict):
         raise ModelError(f"{folder / file}: not a JSON object")
     return value
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -17,16 +17,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from dpo_lib.language_model.models.devices import pick_device
-from dpo_lib.language_model.models.hub import (
-    ModelError,
-    build,
-    config_to_save,
-    quiet,
+from dpo_lib.language_model.models.adapters.folders import (
     read_model,
     read_tokenizer,
-    whole_folder,
+    save_adapter,
 )
+from dpo_lib.language_model.models.adapters.layers import is_adapted, start_of
+from dpo_lib.language_model.models.devices import pick_device
+from dpo_lib.language_model.models.hub import ModelError, build, whole_folder, write_model
 
 # Random weights: GPT2Config's own shape is the one of 124M parameters.
 RANDOM = {"tiny": dict(n_layer=4, n_embd=128, n_head=4, n_positions=512), "gpt2-random": {}}
@@ -95,8 +93,9 @@ def load_policy(
 
     Args:
         name: "tiny" (4 layers, width 128, context 512) or "gpt2-random" (GPT-2's 124M shape),
-            with random weights and the tokenizer's vocabulary; a folder in the hub's format; or
-            the name of a hub model, the only one that needs the network.
+            with random weights and the tokenizer's vocabulary; a folder in the hub's format, or
+            an adapter's, which is merged into its base; or the name of either on the hub, the
+            only one that needs the network.
         tokenizer: must fit the model; no token is added, a pad token is never needed.
         dtype: of the weights. Keep float32 for what is trained: a step of 1e-6 is lost in a
             bfloat16 weight of 0.02.
@@ -119,18 +118,27 @@ def load_policy(
 
 @torch.no_grad()
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """The reference: same bytes and dtype, storage of its own, no gradients, eval mode."""
+    """The reference: same bytes and dtype, no gradients, eval mode.
+
+    Its storage is its own; of a model with an adapter, whose base is frozen, it is the base's.
+    """
+    if is_adapted(model):
+        return start_of(model)
     return copy.deepcopy(model).requires_grad_(False).eval()
 
 
 def save_policy(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: str | Path
 ) -> None:
-    """Save in the hub's format, whole or not at all; an older model there is replaced."""
-    with whole_folder(directory) as scratch, quiet():
-        model.save_pretrained(scratch)
-        config_to_save(model).save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
+    """Save in the hub's format, whole or not at all; an older model there is replaced.
+
+    Of a model with an adapter the adapter is saved, in peft's format.
+    """
+    with whole_folder(directory) as scratch:
+        if is_adapted(model):
+            save_adapter(model, tokenizer, scratch)
+        else:
+            write_model(model, tokenizer, scratch)
 
 
 def load_trained(

@@ -11,18 +11,19 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from dpo_lib.language_model.models.devices import at_least_float32
-from dpo_lib.language_model.models.hub import (
-    ModelError,
-    config_to_save,
-    quiet,
+from dpo_lib.language_model.files import write_json
+from dpo_lib.language_model.models.adapters.folders import (
+    CLASSIFIER,
+    SHIFT,
     read_model,
-    whole_folder,
+    save_adapter,
 )
+from dpo_lib.language_model.models.adapters.layers import is_adapted
+from dpo_lib.language_model.models.devices import at_least_float32
+from dpo_lib.language_model.models.hub import ModelError, config_to_save, quiet, whole_folder
 from dpo_lib.language_model.models.lengths import by_length, check_rope
 
 PADDED_TOKENS = {"cpu": 2048, "gpu": 16384}  # of one forward pass of a reward model
-CLASSIFIER = "ForSequenceClassification"  # what the hub calls a reward model
 
 
 class ValueHead(nn.Module):
@@ -120,8 +121,14 @@ class RewardModel(nn.Module):
     def save(self, tokenizer: PreTrainedTokenizerBase, directory: str | Path) -> None:
         """Save as the hub's sequence classifier with one label, whole or not at all.
 
-        Its logit in plain `transformers` is our score plus `reward_shift` of its config.json.
+        Its logit in plain `transformers` is our score plus `reward_shift` of its config.json. Of a
+        body with an adapter both adapter and head are saved, in peft's format.
         """
+        if is_adapted(self.body):
+            with whole_folder(directory) as scratch:
+                save_adapter(self.body, tokenizer, scratch, self.head.linear.weight)
+                write_json(scratch / SHIFT, {"reward_shift": self.shift.item()})
+            return
         config = config_to_save(self.body)
         config.num_labels, config.reward_shift = 1, self.shift.item()
         if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:

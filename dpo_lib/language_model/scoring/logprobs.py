@@ -99,7 +99,15 @@ def pair_sides(pairs: list[Pair]) -> Sequences:
 def pair_logps_in_parts(
     model: PreTrainedModel, pairs: list[Pair], context: Callable = nullcontext
 ) -> Iterator[tuple[slice, Tensor]]:
-    """`pair_logps`, a few pairs at a time, for a loss that is a sum over pairs.
+    """`completion_logps_in_parts` of pairs: log-probabilities of the shape (pairs, 2)."""
+    for part, logps in completion_logps_in_parts(model, pair_sides(pairs), context, together=2):
+        yield slice(part.start // 2, part.stop // 2), logps.view(-1, 2)
+
+
+def completion_logps_in_parts(
+    model: PreTrainedModel, sequences: Sequences, context: Callable = nullcontext, together: int = 1
+) -> Iterator[tuple[slice, Tensor]]:
+    """`completion_logps`, a few sequences at a time, for a loss that is a sum over them.
 
     Call `backward` on what is made of a part before the next is asked for: the gradient at the
     vocabulary is then taken while the part's logits are at hand, which are computed once. The
@@ -107,28 +115,32 @@ def pair_logps_in_parts(
 
     Args:
         context: makes the context to compute in, autocast say.
+        together: neighbours that are never parted, 2 for the sides of a pair.
 
     Yields:
-        which pairs, and their log-probabilities, shape (pairs of this part, 2), nats.
+        which sequences, and their log-probabilities, shape (sequences of this part,), nats.
     """
-    sides = check_sequences(model, pair_sides(pairs))
+    sequences = check_sequences(model, sequences)
     head = linear_head(model)
     if head is None:
-        for place in range(len(pairs)):
+        for start in range(0, len(sequences), together):
+            part = slice(start, start + together)
             with context():
-                logps = plain_logps(model, sides[2 * place : 2 * place + 2])
-            yield slice(place, place + 1), torch.stack([x.sum() for x in logps])[None]
+                logps = plain_logps(model, sequences[part])
+            yield part, torch.stack([x.sum() for x in logps])
         return
     with context():
-        hidden = completion_hidden(model, sides)
+        hidden = completion_hidden(model, sequences)
     cut = hidden.detach().requires_grad_()  # the model ends here and the vocabulary begins
-    sizes = [len(pair.chosen) + len(pair.rejected) for pair in pairs]
-    for part in _runs(sizes, positions_per_chunk(head.weight)):
-        start = sum(sizes[: part.start])
-        positions = cut[start : start + sum(sizes[part])]
+    lengths = [len(completion) for _, completion in sequences]
+    sizes = [sum(lengths[n : n + together]) for n in range(0, len(lengths), together)]
+    for run in _runs(sizes, positions_per_chunk(head.weight)):
+        part = slice(together * run.start, together * run.stop)
+        start = sum(sizes[: run.start])
+        positions = cut[start : start + sum(sizes[run])]
         with context():
-            logps = _token_logps(positions, head, sides[2 * part.start : 2 * part.stop])
-        yield part, torch.stack([x.sum() for x in logps]).view(-1, 2)
+            logps = _token_logps(positions, head, sequences[part])
+        yield part, torch.stack([x.sum() for x in logps])
     if cut.grad is not None and hidden.requires_grad:
         hidden.backward(cut.grad)
 

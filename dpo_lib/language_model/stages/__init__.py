@@ -8,6 +8,8 @@ __all__, __getattr__, __dir__ = exports(
         "sft": ["SFT"],
         "reward": ["Reward"],
         "dpo": ["DPO"],
+        "kto": ["KTO"],
+        "online": ["OnlineDPO"],
         "ppo": ["PPO"],
     },
 )

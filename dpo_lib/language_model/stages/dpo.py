@@ -1,10 +1,12 @@
 """Direct Preference Optimization on a language model: gradient steps on equation (7).
 
 The loss is the book's own, `dpo_lib.losses.dpo_loss`, or another of `dpo_lib.variants`, at the
-log-probabilities of whole completions under the policy and under a frozen reference.
+log-probabilities of whole completions under the policy and under a frozen reference. Some losses
+are also told lengths, and some have no use for the reference; rewards (5) are logged against it
+all the same, so that runs can be compared whatever their loss.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,23 +21,23 @@ from dpo_lib.language_model.models.judges import Score
 from dpo_lib.language_model.models.policies import load_tokenizer, save_policy
 from dpo_lib.language_model.scoring.logprobs import pair_logps, pair_logps_in_parts, pair_sides
 from dpo_lib.language_model.scoring.sequences import to_device
-from dpo_lib.language_model.settings import DPOSettings
-from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
-from dpo_lib.language_model.stages.shared.loading import (
-    batches,
+from dpo_lib.language_model.settings import DPOSettings, PairLossSettings
+from dpo_lib.language_model.stages.shared.first_models import (
     check_comparable,
+    check_start,
     fingerprint,
     held_out_hash,
     layout,
     load_first,
-    load_held_out,
     load_own_judge,
-    load_pairs,
     load_reference,
 )
+from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
+from dpo_lib.language_model.stages.shared.loading import batches, load_held_out, load_pairs
 from dpo_lib.language_model.stages.shared.reference_scores import ReferenceScores
 from dpo_lib.language_model.training.stage import Measurement, Stage
 from dpo_lib.objective import implicit_reward
+from dpo_lib.per_token import nll_loss
 from dpo_lib.variants import choose_loss
 
 
@@ -45,7 +47,7 @@ class DPO(Stage):
     Args:
         settings: what to do.
         policy: changed in place; its dropout must be off.
-        reference: frozen, with storage of its own; let go when it has scored the data.
+        reference: frozen; let go when it has scored the data.
         tokenizer: saved beside the policy.
         pairs: labelled pairs as token ids.
         held_out: others, to be measured on.
@@ -70,9 +72,7 @@ class DPO(Stage):
         self.tokenizer, self.pairs, self.held_out = tokenizer, pairs, list(held_out)
         prompts = [pair.prompt for pair in held_out]
         self.samples = FreshSamples(settings, tokenizer, prompts, policy, reference, judge)
-        self.loss = choose_loss(
-            settings.loss, settings.beta, settings.label_smoothing, settings.alpha
-        )
+        self.loss = loss_of(settings)
         self.modules = {"policy": policy}
         self.items, self.tokens = len(pairs), sum(pair.tokens for pair in pairs)
         self.fingerprint = fingerprint(pairs, tokenizer, model=policy, reference=reference)
@@ -80,6 +80,7 @@ class DPO(Stage):
         wide = at_least_float32(policy.dtype)
         self.scores = ReferenceScores(self.settings, self.items, self.fingerprint, wide)
         self.scored = 0  # the step up to which the reference has scored all that is met
+        self.step = 0  # that is under way
 
     @classmethod
     def from_settings(cls, settings: DPOSettings) -> tuple["DPO", Report]:
@@ -98,7 +99,7 @@ class DPO(Stage):
 
     def start(self, step: int) -> None:
         """Have the reference score what the run meets: it never changes, so once is enough."""
-        last = max(step, self.settings.steps)
+        self.step, last = step, max(step, self.settings.steps)
         if last > self.scored:
             scores = self.scores.up_to(last, partial(self.logps, self.reference))
             self.ref_logps = scores.to(self.policy.device)  # (items, 2): chosen, rejected
@@ -110,9 +111,12 @@ class DPO(Stage):
 
     def evaluate(self) -> Measurement:
         """Loss, rewards and log-probabilities of the held-out pairs, and fresh completions."""
+        first = self.step == 0
         self.start(1)  # before the first step the reference has not been asked yet
         scores = (*self.score_held_out(self.policy).unbind(-1), *self.held_out_ref_logps.unbind(-1))
-        found = {"loss": self.loss(*scores)} | reward_metrics(*scores, self.settings.beta)
+        found = self.losses(self.held_out, *scores) | reward_metrics(*scores, self.settings.beta)
+        if first:
+            check_start(self.settings, found["rewards/chosen"], found["rewards/rejected"])
         of_pairs = {f"eval_{name}": values.mean().item() for name, values in found.items()}
         return Measurement(of_pairs) | self.samples.draw(self.policy)
 
@@ -131,14 +135,36 @@ class DPO(Stage):
             chosen, rejected = logps.unbind(-1)
             rows = to_device(torch.tensor(part), self.ref_logps.device)
             ref_chosen, ref_rejected = self.ref_logps[rows].unbind(-1)
-            losses = self.loss(chosen, rejected, ref_chosen, ref_rejected)  # equation (7)
-            (losses.sum() * share).backward()
+            pairs = [self.pairs[index] for index in part]
+            losses = self.losses(pairs, chosen, rejected, ref_chosen, ref_rejected)
+            (losses["loss"].sum() * share).backward()
             metrics = reward_metrics(
                 chosen.detach(), rejected.detach(), ref_chosen, ref_rejected, self.settings.beta
             )
-            columns.append({"loss": losses.detach()} | metrics)
+            if self.at_start:
+                check_start(self.settings, metrics["rewards/chosen"], metrics["rewards/rejected"])
+            columns.append({name: value.detach() for name, value in losses.items()} | metrics)
         sums = {name: sum(column[name].sum() for column in columns) for name in columns[0]}
         return sums | {"num_tokens": sum(self.pairs[index].tokens for index in indices)}
+
+    @property
+    def at_start(self) -> bool:
+        """Whether this step finds policy and reference as they began, scored on this machine."""
+        return self.step == 1 and not self.scores.kept
+
+    def losses(self, pairs: list[Pair], *logps: Tensor) -> dict[str, Tensor]:
+        """The loss of each pair, equation (7) or another, and its SFT term if it has one.
+
+        Args:
+            logps: policy's chosen and rejected, reference's chosen and rejected, shape (pairs,).
+        """
+        lengths = [
+            to_device(torch.tensor([len(getattr(pair, side)) for pair in pairs]), logps[0].device)
+            for side in ("chosen", "rejected")
+        ]
+        found = {"loss": self.loss(*logps, *lengths)}
+        term = {"nll_loss": nll_loss(logps[0], lengths[0])} if self.settings.has_sft_term else {}
+        return found | term
 
     def logps(
         self, model: PreTrainedModel, indices: list[int]
@@ -155,6 +181,11 @@ class DPO(Stage):
     def save(self, directory: Path) -> None:
         """The policy and its tokenizer in the hub's format."""
         save_policy(self.policy, self.tokenizer, directory)
+
+
+def loss_of(settings: PairLossSettings) -> Callable[..., Tensor]:
+    """The loss that the settings name, at the log-probabilities of pairs."""
+    return choose_loss(settings.loss, settings.beta, **settings.told)
 
 
 def reward_metrics(

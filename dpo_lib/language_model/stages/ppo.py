@@ -6,7 +6,7 @@ One optimiser step of the loop is one minibatch step here. An iteration is `mini
 The policy that is drawn from, scored and trained is one and the same: the model's distribution at
 `temperature`, without dropout. The reference is taken at the same temperature, as TRL does, so
 that the KL starts at 0. The value function has a body of its own, copied from the reward model as
-InstructGPT does, or from the policy if the true reward is used; its head starts at zero.
+InstructGPT does, or from the policy if another judge is used; its head starts at zero.
 
 One file: an iteration is understood as a whole, from the draw to the last clipped step.
 """
@@ -21,9 +21,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dpo_lib._checks import check_finite
-from dpo_lib.language_model.data.order import batch_indices, derive_seed
-from dpo_lib.language_model.data.reading import Report, read_prompts
-from dpo_lib.language_model.data.tokens import Sequences, tokenize_prompts
+from dpo_lib.language_model.data.order import derive_seed, next_items
+from dpo_lib.language_model.data.reading import Report
+from dpo_lib.language_model.data.tokens import Sequences
 from dpo_lib.language_model.generation.rollouts import (
     Rollouts,
     pad,
@@ -33,8 +33,7 @@ from dpo_lib.language_model.generation.rollouts import (
 )
 from dpo_lib.language_model.generation.sampling import generate
 from dpo_lib.language_model.models.devices import at_least_float32, precision
-from dpo_lib.language_model.models.hashes import state_hash
-from dpo_lib.language_model.models.judges import Score, load_judge, world_score
+from dpo_lib.language_model.models.judges import Score, named_judge
 from dpo_lib.language_model.models.policies import load_tokenizer, save_policy
 from dpo_lib.language_model.scoring.logprobs import token_logps
 from dpo_lib.language_model.scoring.sequences import check_data
@@ -46,16 +45,17 @@ from dpo_lib.language_model.stages.ppo_terms import (
     controlled_beta,
     logps_and_entropies,
 )
-from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
-from dpo_lib.language_model.stages.shared.loading import (
+from dpo_lib.language_model.stages.shared.first_models import (
     check_comparable,
+    check_start,
     fingerprint,
     held_out_hash,
     layout,
     load_first,
-    load_held_out_prompts,
     load_reference,
 )
+from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
+from dpo_lib.language_model.stages.shared.loading import load_held_out_prompts, load_prompts
 from dpo_lib.language_model.training.parallel.processes import processes
 from dpo_lib.language_model.training.stage import Measurement, Stage
 from dpo_lib.losses import ppo_clip_loss
@@ -109,18 +109,13 @@ class PPO(Stage):
     def from_settings(cls, settings: PPOSettings) -> tuple["PPO", Report]:
         """Load everything that the settings name; the report says what became of the rows."""
         tokenizer = load_tokenizer(settings.model, settings.data)
-        texts, report = read_prompts(settings.data, tokenizer)
-        room = settings.max_length - settings.max_new_tokens
-        prompts = tokenize_prompts(texts, tokenizer, room, report)
+        _, prompts, report = load_prompts(settings, tokenizer)
         held_out = load_held_out_prompts(settings, tokenizer, prompts)
         policy = load_first(settings, tokenizer)
         reference = load_reference(settings, tokenizer, policy)
-        if settings.reward == "true":
-            score, body, judge = world_score(tokenizer), policy, "true"
-        else:
-            model = load_judge(settings.reward, tokenizer).to(policy.device)
-            score, body, judge = model.score, model.body, state_hash(model)
-        loaded = (policy, reference, ValueModel(body), tokenizer, prompts, score, judge, held_out)
+        judge = named_judge(settings.reward, tokenizer, policy.device)
+        value = ValueModel(judge.model.body if judge.model else policy, settings)
+        loaded = (policy, reference, value, tokenizer, prompts, judge.score, judge.name, held_out)
         return cls(settings, *loaded), report
 
     def layout(self) -> dict[str, str]:
@@ -145,8 +140,7 @@ class PPO(Stage):
         if settings.target_kl is not None and iteration > 0:
             kl = rollouts.kl().mean().item()  # of the iteration that ends here
             self.beta = controlled_beta(self.beta, kl, settings.target_kl)
-        places = range(iteration * self.items + 1, (iteration + 1) * self.items + 1)
-        chosen = [batch_indices(settings.seed, n, 1, len(self.prompts))[0] for n in places]
+        chosen = next_items(settings.seed, iteration, self.items, len(self.prompts))
         with precision(settings, self.policy.device):
             completions = generate(
                 self.policy,
@@ -164,6 +158,8 @@ class PPO(Stage):
                 values=self._in_batches(self.values),
                 scores=self._in_batches(self.score),
             )
+        if iteration == 0:
+            check_start(settings, rollouts.kl())
         self._judge()
         first, *_ = processes().gather(rollouts.state_dict())
         rollouts.load_state_dict(first)

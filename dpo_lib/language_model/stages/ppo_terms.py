@@ -8,11 +8,13 @@ from transformers import PreTrainedModel
 
 from dpo_lib._checks import check_positive
 from dpo_lib.language_model.data.tokens import Sequences
+from dpo_lib.language_model.models.adapters.layers import add_adapter, start_of
 from dpo_lib.language_model.models.devices import at_least_float32
 from dpo_lib.language_model.models.reward_model import ValueHead, hidden_size
 from dpo_lib.language_model.scoring.layouts import completion_hidden
 from dpo_lib.language_model.scoring.logprobs import plain_log_policies
 from dpo_lib.language_model.scoring.output_layer import linear_head
+from dpo_lib.language_model.settings import Settings
 from dpo_lib.losses import entropy, value_loss
 
 
@@ -21,11 +23,15 @@ class ValueModel(nn.Module):
 
     Args:
         model: gives a copy of its body; the head on it starts at zero.
+        settings: with `lora`, the body is no copy but the same tensors, with an adapter of its own.
     """
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: PreTrainedModel, settings: Settings | None = None):
         super().__init__()
-        self.body = copy.deepcopy(model.base_model).requires_grad_(True)
+        if settings is None or settings.lora is None:
+            self.body = copy.deepcopy(model.base_model).requires_grad_(True)
+        else:
+            self.body = add_adapter(start_of(model.base_model), settings)
         dtype = at_least_float32(model.dtype)
         self.head = ValueHead(hidden_size(model), dtype=dtype).to(model.device)
 

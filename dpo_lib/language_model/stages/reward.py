@@ -20,14 +20,8 @@ from dpo_lib.language_model.models.devices import precision
 from dpo_lib.language_model.models.policies import load_tokenizer
 from dpo_lib.language_model.models.reward_model import RewardModel
 from dpo_lib.language_model.settings import RewardSettings
-from dpo_lib.language_model.stages.shared.loading import (
-    batches,
-    fingerprint,
-    held_out_hash,
-    load_first,
-    load_held_out,
-    load_pairs,
-)
+from dpo_lib.language_model.stages.shared.first_models import fingerprint, held_out_hash, load_first
+from dpo_lib.language_model.stages.shared.loading import batches, load_held_out, load_pairs
 from dpo_lib.language_model.training.stage import Measurement, Stage
 from dpo_lib.losses import reward_loss
 

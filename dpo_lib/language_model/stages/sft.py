@@ -21,16 +21,15 @@ from dpo_lib.language_model.models.policies import load_tokenizer, save_policy
 from dpo_lib.language_model.scoring.logprobs import token_logps
 from dpo_lib.language_model.scoring.sequences import check_data
 from dpo_lib.language_model.settings import SFTSettings
-from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
-from dpo_lib.language_model.stages.shared.loading import (
-    batches,
+from dpo_lib.language_model.stages.shared.first_models import (
     fingerprint,
     held_out_hash,
     layout,
     load_first,
-    load_held_out_examples,
     load_own_judge,
 )
+from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
+from dpo_lib.language_model.stages.shared.loading import batches, load_held_out_examples
 from dpo_lib.language_model.training.stage import Measurement, Stage
 
 

@@ -157,15 +157,17 @@ def verify(directory: Path, step: int) -> None:
 
 
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, each once: GPT-2's head is its embedding.
+    """Trained parameters and buffers by name, each once: GPT-2's head is its embedding.
 
+    What is frozen, the base of an adapter, never changes; its hash is among those of the run.
     Each is the object itself, not an address: where a process has no part of a sharded one,
     the addresses of all are equal.
     """
     seen: set[int] = set()
     tensors = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
+        frozen = isinstance(tensor, nn.Parameter) and not tensor.requires_grad
+        if id(tensor) not in seen and not frozen:
             seen.add(id(tensor))
             tensors[name] = tensor.detach()
     return tensors

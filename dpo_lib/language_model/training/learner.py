@@ -70,7 +70,8 @@ class Learner:
         step = self.step + 1 if step is None else step
         stage.start(step)
         batch = batch_indices(settings.seed, step, settings.batch_size, stage.items)
-        share = 1 / stage.weight(batch)
+        weight = stage.weight(batch)
+        share = 1 / weight if weight else 0.0
         self.optimizer.zero_grad(set_to_none=True)
         pieces = micro_batches(batch, settings.accumulate, self.group)
         parts = [stage.backward(piece, share) for piece in pieces]
@@ -84,10 +85,11 @@ class Learner:
         rate = self.rate(step)
         for part in self.optimizer.param_groups:
             part["lr"] = rate
-        self.optimizer.step()
+        if weight:  # else momentum would move the weights
+            self.optimizer.step()
         self.step = step
         self.num_tokens += int(sums.pop("num_tokens", 0))
-        means = {name: total * share for name, total in sums.items()}
+        means = {name: total * share for name, total in sums.items()} | stage.figures(batch)
         epoch = step / math.ceil(stage.items / settings.batch_size)
         totals = {"num_tokens": self.num_tokens} if self.num_tokens else {}
         return {"step": step, "epoch": epoch, **means, **last, "learning_rate": rate, **totals}

@@ -1,8 +1,8 @@
 """The one training loop of all stages: steps, log, checkpoints, resume.
 
-A stage (`SFT`, `Reward`, `DPO`, `PPO`) knows its loss, `Learner` the optimiser's step. The loop
-keeps one promise: a run that was killed at any moment and started again with `resume` ends with
-the same bytes, weights, optimiser and log, as a run that was left alone (on one CPU machine,
+A stage (`SFT`, `Reward`, `DPO`, `KTO`, `PPO`) knows its loss, `Learner` the optimiser's step. The
+loop keeps one promise: a run that was killed at any moment and started again with `resume` ends
+with the same bytes, weights, optimiser and log, as a run that was left alone (on one CPU machine,
 with one torch version and one number of threads).
 """
 
@@ -16,7 +16,7 @@ from dpo_lib.language_model.training.learner import Learner
 from dpo_lib.language_model.training.parallel import sharding
 from dpo_lib.language_model.training.parallel.processes import Signals, processes
 from dpo_lib.language_model.training.progress import Progress
-from dpo_lib.language_model.training.run_folder import RunFolder
+from dpo_lib.language_model.training.run_folder import SAMPLES, RunFolder
 from dpo_lib.language_model.training.stage import Stage, about, first_line
 from dpo_lib.language_model.training.trackers import Trackers, trackers_of
 
@@ -38,12 +38,15 @@ def train(stage: Stage) -> Path:
         )
     if group.sharded and not stage.may_shard:
         raise TrainingError(f"{type(stage).__name__} cannot be sharded: leave --use_fsdp out")
+    if group.sharded and settings.lora is not None:
+        raise TrainingError("lora: adapters cannot be sharded: leave --use_fsdp or --lora out")
     tracked = trackers_of(settings.report_to) if group.main else []
     hashes = {f"{name} (hash)": value for name, value in stage.fingerprint.items()}
     facts = {"stage": type(stage).__name__, **hashes}
     group.require_same(facts)
     found = about(stage)
-    with RunFolder(settings.out, settings, facts, settings.resume, group.main, found) as run:
+    keeps = [*([SAMPLES] if getattr(settings, "samples", 0) else []), *stage.keeps]
+    with RunFolder(settings.out, settings, facts, settings.resume, group.main, found, keeps) as run:
         group.wait()
         learner = Learner(stage)
         saved = run.load()
@@ -76,7 +79,7 @@ def _loop(learner: Learner, run: RunFolder, bar: Progress, trackers: Trackers) -
     with Signals() as signals:
         while not learner.finished:
             record = learner.update()
-            run.log(record, bar.advance(record))
+            run.log(record, bar.advance(record), learner.stage.kept(record["step"]))
             trackers.log(record)
             best = _measure(learner, run, bar, trackers)
             stopped = learner.group.any(signals.received)
@@ -102,7 +105,8 @@ def _measure(learner: Learner, run: RunFolder, bar: Progress, trackers: Trackers
     for name in found.figures.keys() - figures:
         bar.note(f"held out after step {step}: {name} is not finite")
     record = {"step": step, **figures}
-    run.log(record, samples=[{"step": step, **_finite(text)} for text in found.samples])
+    texts = [{"step": step, **_finite(text)} for text in found.samples]
+    run.log(record, rows={SAMPLES: texts} if texts else None)
     trackers.log(record)
     bar.measured(step, figures)
     return learner.measuring.take(step, found.figures)

@@ -3,6 +3,7 @@
     RUN/settings.json    settings, command, hashes, versions, machine, what the run does
     RUN/metrics.jsonl    one JSON object for each step; the same bytes whatever was killed
     RUN/samples.jsonl    completions of held-out prompts as text, where --samples asks for them
+    RUN/pairs.jsonl      what an online stage drew and had judged, as rows that `dpo dpo` reads
     RUN/timing.jsonl     seconds and tokens a second, which are never the same twice
     RUN/trackers/        what a tracker writes, where --report-to names one that writes files
     RUN/checkpoints/     the newest two, and the best by --metric-for-best-model
@@ -41,7 +42,7 @@ MAY_DIFFER = {
     "report_to",
 }  # they change no weight and no log line
 LOCK, SETTINGS, TIMING = ".lock", "settings.json", "timing.jsonl"
-METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"  # cut back to a checkpoint on resume
+METRICS, SAMPLES, PAIRS = "metrics.jsonl", "samples.jsonl", "pairs.jsonl"
 
 
 class RunError(ValueError):
@@ -58,6 +59,7 @@ class RunFolder:
         resume: go on where a killed run stopped; a folder that is not there is started.
         main: whether this process writes.
         about: what the run does, kept as it was when the run began.
+        keeps: names of further files of JSON lines that the run writes.
     """
 
     def __init__(
@@ -68,8 +70,10 @@ class RunFolder:
         resume: bool,
         main: bool = True,
         about: dict | None = None,
+        keeps: Iterable[str] = (),
     ):
         self.path, self.main, self.notes = Path(path), main, []
+        self.exact = (METRICS, *keeps)  # cut back to a checkpoint on resume
         self._files, self._lock = {}, None
         if main:
             try:
@@ -93,13 +97,19 @@ class RunFolder:
             self._cut_back(found.extras["sizes"] if found else {})
         return found
 
-    def log(self, record: dict, timing: dict | None = None, samples: Iterable[dict] = ()) -> None:
-        """Add a step's lines, or a measurement's. Raises RunError when the disk is full."""
+    def log(
+        self, record: dict, timing: dict | None = None, rows: dict[str, list[dict]] | None = None
+    ) -> None:
+        """Add a step's lines, or a measurement's; `rows` are those of other files, by name.
+
+        Raises RunError when the disk is full.
+        """
         if self.main:
-            lines = [(METRICS, record), (TIMING, timing), *((SAMPLES, text) for text in samples)]
+            lines = {METRICS: [record], TIMING: [timing] if timing else []} | (rows or {})
             try:
-                for name, values in (line for line in lines if line[1] is not None):
-                    self._files[name].write(json.dumps(values, allow_nan=False).encode() + b"\n")
+                for name, objects in lines.items():
+                    text = "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in objects)
+                    self._files[name].write(text.encode())
                     self._files[name].flush()
             except OSError as error:
                 raise RunError(f"{self.path}: cannot write the log: {error.strerror}") from None
@@ -113,13 +123,12 @@ class RunFolder:
             best: the step whose checkpoint is kept beside the newest.
         """
         if self.main:
-            logs = [name for name in (METRICS, SAMPLES) if name in self._files]
             try:
-                for name in logs:
+                for name in self.exact:
                     os.fsync(self._files[name].fileno())
             except OSError as error:
                 raise RunError(f"{self.path}: cannot write the log: {error.strerror}") from None
-            sizes = {name: (self.path / name).stat().st_size for name in logs}
+            sizes = {name: (self.path / name).stat().st_size for name in self.exact}
             checkpoint.save(self.path, step, tensors, {**extras, "sizes": sizes}, also=best)
 
     def finish(self, save: Callable[[Path], None]) -> Path:
@@ -159,7 +168,7 @@ class RunFolder:
                 self.notes.append(f"{self.path} holds no run yet: starting from the first step")
             also = {"command": sys.argv, "machine": machine(), "about": about}
             files.write_json(self.path / SETTINGS, fixed | facts | also)
-        for name in (METRICS, TIMING, *([SAMPLES] if fixed.get("samples") else [])):
+        for name in (*self.exact, TIMING):
             self._files[name] = open(self.path / name, "ab")  # noqa: SIM115 (closed in __exit__)
 
     def _compare(self, fixed: dict) -> None:
@@ -176,14 +185,11 @@ class RunFolder:
             self.notes.append(f"not the same machine, so not the same last bits: {changed}")
 
     def _cut_back(self, sizes: dict[str, int]) -> None:
-        for name in (METRICS, SAMPLES):
-            if name in self._files:
-                have, size = (self.path / name).stat().st_size, sizes.get(name, 0)
-                if have < size:
-                    raise RunError(
-                        f"{self.path / name}: {have} bytes, the checkpoint has seen {size}"
-                    )
-                self._files[name].truncate(size)
+        for name in self.exact:
+            have, size = (self.path / name).stat().st_size, sizes.get(name, 0)
+            if have < size:
+                raise RunError(f"{self.path / name}: {have} bytes, the checkpoint has seen {size}")
+            self._files[name].truncate(size)
 
 
 def machine() -> dict:

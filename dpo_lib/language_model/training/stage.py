@@ -1,4 +1,4 @@
-"""What a stage (SFT, reward model, DPO, PPO) tells the training loop."""
+"""What a stage (SFT, reward model, DPO, KTO, PPO) tells the training loop."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -32,6 +32,7 @@ class Stage(ABC):
     items: int  # training items of one epoch; a batch is a list of indices below it
     tokens: int | None = None  # of all items; None if that cannot be known
     fingerprint: dict[str, str]  # hashes of data, tokenizer, model, reference: fixed for a run
+    keeps: tuple[str, ...] = ()  # files of the run's folder that `kept` adds to
     may_shard = False  # whether `backward` passes through its modules once, whatever the items
 
     def layout(self) -> dict[str, str]:
@@ -45,7 +46,10 @@ class Stage(ABC):
         """
 
     def weight(self, indices: list[int]) -> float:
-        """The divisor of these items' mean: their number (default), or their tokens (SFT)."""
+        """The divisor of these items' mean: their number (default), or their tokens (SFT).
+
+        0 is a batch with nothing to learn from, whose step moves nothing.
+        """
         return len(indices)
 
     @abstractmethod
@@ -62,6 +66,14 @@ class Stage(ABC):
             SUMS over the micro-batch (detached), "loss" among them, with TRL's names; the log
             shows sum * share. "num_tokens" is special: counted, not averaged.
         """
+
+    def figures(self, batch: list[int]) -> dict[str, float]:
+        """What else the log says of a step, beside the means of `backward`."""
+        return {}
+
+    def kept(self, step: int) -> dict[str, list[dict]]:
+        """What a step adds to the files of `keeps`, once it is taken: name -> JSON objects."""
+        return {}
 
     def evaluate(self) -> Measurement:
         """Held-out items under the present weights, which must not change, as no random state."""
@@ -82,7 +94,8 @@ class Stage(ABC):
 def about(stage: Stage) -> dict[str, str | int | None]:
     """What a run does, for its first line and for its folder: name -> value, as JSON."""
     modules = stage.modules.values()
-    parameters = [parameter for module in modules for parameter in module.parameters()]
+    found = {id(p): p for module in modules for p in module.parameters()}  # some share a base
+    parameters = list(found.values())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     device, weights = parameters[0].device, parameters[0].dtype
     autocast = pick_dtype(device, stage.settings.dtype)

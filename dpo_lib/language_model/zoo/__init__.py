@@ -11,7 +11,8 @@ __all__, __getattr__, __dir__ = exports(
     {
         "recording": ["record"],
         "start": ["Start", "make_start"],
-        "healthy": ["HEALTHY", "Healthy", "RoundedReference"],
+        "healthy": ["HEALTHY", "Healthy", "HealthyKTO", "RoundedReference"],
+        "adapters": ["AdapterLeftOn", "AdapterSwitchedOff"],
         "visible": [
             "VISIBLE",
             "Ascent",

@@ -5,9 +5,12 @@ from collections.abc import Iterable
 
 from transformers import PreTrainedModel
 
+from dpo_lib.language_model.data.tokens import Pair
+from dpo_lib.language_model.data.unpaired import TokenLabelled
 from dpo_lib.language_model.models.policies import frozen_copy
-from dpo_lib.language_model.settings import DPOSettings
+from dpo_lib.language_model.settings import DPOSettings, KTOSettings
 from dpo_lib.language_model.stages.dpo import DPO
+from dpo_lib.language_model.stages.kto import KTO
 from dpo_lib.language_model.training.learner import learning_rate
 from dpo_lib.language_model.zoo.start import Start
 
@@ -44,6 +47,28 @@ class Healthy(DPO):
     def row(self, row: dict) -> dict:
         """The line of the log."""
         return row
+
+
+class HealthyKTO(KTO):
+    """KTO on the same pairs, each of them two answers."""
+
+    @classmethod
+    def of(cls, start: Start, **changes) -> "HealthyKTO":
+        """This stage on copies of the start's models; changes are of `KTOSettings`."""
+        chosen = dict(model="", data="", out="", beta=0.3, steps=50, batch_size=32, lr=3e-4)
+        chosen |= dict(optimizer="adamw", warmup_steps=5)
+        chosen |= dict(max_length=start.sft.config.n_positions)  # of others' answers too
+        settings = KTOSettings(**chosen | changes)
+        answers, held_out = (
+            [TokenLabelled(p.prompt, *side) for p in pairs for side in _sides(p)]
+            for pairs in (start.pairs, start.held_out)
+        )
+        policy = copy.deepcopy(start.sft)
+        return cls(settings, policy, frozen_copy(start.sft), start.tokenizer, answers, held_out)
+
+
+def _sides(pair: Pair) -> list[tuple[tuple[int, ...], bool]]:
+    return [(pair.chosen, True), (pair.rejected, False)]
 
 
 class RoundedReference(Healthy):

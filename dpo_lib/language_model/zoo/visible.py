@@ -1,7 +1,4 @@
-"""Bugs that a training log can show; the docstring of each says what someone did.
-
-`VISIBLE` maps each to the rule of `judging.doctor` that must name it first.
-"""
+"""Bugs that a log can show; `VISIBLE` maps each to the doctor's rule that must name it first."""
 
 import copy
 import random
@@ -12,6 +9,7 @@ from torch import nn
 
 from dpo_lib.language_model.models.policies import frozen_copy
 from dpo_lib.language_model.scoring.logprobs import pair_logps
+from dpo_lib.language_model.zoo.adapters import AdapterLeftOn, AdapterSwitchedOff
 from dpo_lib.language_model.zoo.healthy import Healthy
 from dpo_lib.variants import choose_loss
 
@@ -130,7 +128,8 @@ class SwappedLoss(Healthy):
     def __init__(self, settings, *others):
         super().__init__(settings, *others)
         loss = self.loss
-        self.loss = lambda w, l, ref_w, ref_l: loss(l, w, ref_l, ref_w)  # noqa: E741
+        swap = [1, 0, 3, 2, 5, 4]  # log-probabilities of policy and reference, lengths
+        self.loss = lambda *pairs: loss(*(pairs[side] for side in swap))
 
 
 class SwappedMetrics(Healthy):
@@ -230,10 +229,12 @@ VISIBLE: dict[type[Healthy], str] = {
     ZeroLearningRate: "learning rate is zero",
     OtherParameters: "nothing moves",
     SharedWeights: "reference is the policy",
+    AdapterLeftOn: "reference is the policy",
     SummedMicroBatches: "loss is summed",
     ShiftedScores: "reference scores belong to other pairs",
     Dropout: "policy is scored with noise",
     UntrainedReference: "reference is another model",
+    AdapterSwitchedOff: "reference is another model",
     SwappedLoss: "chosen and rejected are swapped",
     SwappedMetrics: "chosen and rejected are swapped",
     Ascent: "training goes uphill",

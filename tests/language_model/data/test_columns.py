@@ -183,7 +183,10 @@ def test_what_sft_and_prompts_leave_aside_is_said_with_the_reason(tmp_path):
 
 
 REFUSED = {
-    "KTO for DPO": ({"prompt": "q", "completion": "c", "label": True}, "label are no pair; write"),
+    "KTO for DPO": (
+        {"prompt": "q", "completion": "c", "label": True},
+        "label are no pair; dpo kto learns",
+    ),
     "a ranking": ({"prompt": "q", "responses": ["a"], "ranks": [1]}, "is no pair; --pairs-from"),
     "a label beside a pair": (FILM | {"label": 0}, "label is a verdict that would not be used; "),
     "an input without instruction": (FILM | {"input": "i"}, "input is an instruction that would"),

@@ -299,6 +299,10 @@ BY_IDS = {  # template, its CONTENT and what it OPENS; history and answer; the i
                  [BOS, USER, *b"q", BOT], [*b"c", END]),
     "a system message above the question": (SYSTEM_ABOVE, "", "", (SYSTEM, "c"),
                  [BOS, USER, *b"[S]q", BOT], [*b"c", END]),
+    "a bos before every question, as Llama 2 has it": (
+                 TURNS.replace("{{ bos_token }}", "").replace("'<u>'", "bos_token + '<u>'"),
+                 "{{ m.content }}", "", (turns("a", "b", "q"), "c"),
+                 [BOS, USER, *b"a", BOT, *b"b", END, BOS, USER, *b"q", BOT], [*b"c", END]),
     "several turns": (TURNS, "{{ m.content }}", "", (turns("a", "b", "q"), "c"),
                  [BOS, USER, *b"a", BOT, *b"b", END, USER, *b"q", BOT], [*b"c", END]),
     "blanks stripped": (TURNS, "{{ m.content | trim }}", "", (turns(" q"), " c\n"),
@@ -314,8 +318,13 @@ BY_IDS = {  # template, its CONTENT and what it OPENS; history and answer; the i
 }  # fmt: skip
 
 
-def by_bytes(template: str):
-    return byte_tokenizer("<s>", "<u>", "<a>", bos_token="<s>", template=template)
+def by_bytes(template: str | None, adds_bos: bool = False):
+    tokenizer = byte_tokenizer("<s>", "<u>", "<a>", bos_token="<s>", template=template)
+    if adds_bos:
+        added = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
+        tokenizer.backend_tokenizer.post_processor = added
+        assert tokenizer("a").input_ids == [BOS, *b"a"]
+    return tokenizer
 
 
 @pytest.mark.parametrize("name", BY_IDS)
@@ -324,11 +333,7 @@ def test_a_template_gives_these_token_ids_whether_or_not_the_tokenizer_adds_a_bo
     tmp_path, name, adds_bos
 ):
     template, content, opened, (history, chosen), prompt_ids, chosen_ids = BY_IDS[name]
-    tokenizer = by_bytes(template.replace("CONTENT", content).replace("OPENED", opened))
-    if adds_bos:
-        added = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
-        tokenizer.backend_tokenizer.post_processor = added
-        assert tokenizer("a").input_ids == [BOS, *b"a"]
+    tokenizer = by_bytes(template.replace("CONTENT", content).replace("OPENED", opened), adds_bos)
     path = write(tmp_path, [pair(history, chosen, chosen.replace("c", "r"))])
     rows, report = data.read_preferences(path, tokenizer)
     assert data.tokenize_preferences(rows, tokenizer, 512, report) == [
@@ -339,6 +344,17 @@ def test_a_template_gives_these_token_ids_whether_or_not_the_tokenizer_adds_a_bo
     if name != "a thought opened":  # what is generated from is what is trained from
         prompts, _ = data.read_prompts(write(tmp_path, [{"prompt": history}]), tokenizer)
         assert data.tokenize_prompts(prompts, tokenizer, 512) == [tuple(prompt_ids)]
+
+
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_a_text_without_a_template_begins_as_the_tokenizer_begins_texts(tmp_path, adds_bos):
+    tokenizer, first = by_bytes(None, adds_bos), [BOS] * adds_bos
+    path = write(tmp_path, [{"prompt": "q", "chosen": "c", "rejected": "r"}])
+    rows, report = data.read_preferences(path, tokenizer)
+    assert data.tokenize_preferences(rows, tokenizer, 512, report) == [
+        Pair((*first, *b"q"), (*b"c", END), (*b"r", END))
+    ]
+    assert data.tokenize_prompts(["q", ""], tokenizer, 512) == [(*first, *b"q"), (BOS,)]
 
 
 def test_a_tool_call_gives_these_token_ids(tmp_path):

@@ -38,11 +38,21 @@ def healthy(steps=40):
     return rows
 
 
-def changed(change, steps=40):
-    rows = healthy(steps)
+def changed(change, steps=40, rows=healthy, **settings):
+    rows = rows(steps)
     for row in rows:
         row |= change(row)
-    return Log(rows)
+    return Log(rows, settings)
+
+
+def healthy_kto(steps=40):
+    """A KTO run: the loss from 1/2 down, a reference point, and no pair to be right about."""
+    rows = healthy(steps)
+    for row in rows:
+        del row["rewards/accuracies"]
+        row |= {"loss": 1 / (1 + math.exp(row["rewards/margins"] / 2)), "kl": row["step"] % 3 / 2}
+        row |= {"kl": 0.0} if row["step"] == 1 else {}
+    return rows
 
 
 def rules(log):
@@ -66,6 +76,43 @@ def ppo(kl, ratio=1.0, steps=40):
 def test_a_healthy_run_has_no_findings():
     assert diagnose(Log(healthy())) == []
     assert diagnose(ppo(lambda step: 0.1 * step)) == []
+
+
+def test_a_healthy_run_of_kto_has_no_findings_whatever_its_weights():
+    for weights in ({}, {"desirable_weight": 1.0, "undesirable_weight": 1.0}):
+        log = Log(healthy_kto(), weights)
+        assert log.loss_name == "kto" and log.loss_at(0.0, 0.0) == 0.5 and diagnose(log) == []
+    twice = changed(lambda row: {"loss": 2 * row["loss"]}, 40, healthy_kto,
+                    desirable_weight=2.0, undesirable_weight=2.0)  # fmt: skip
+    assert diagnose(twice) == []
+    other = changed(lambda row: {"loss": 0.7 * row["loss"]}, 40, healthy_kto, desirable_weight=1.5)
+    assert diagnose(other) == []  # what its first loss must be depends on a share not logged
+    for hostile in ("x", None, [1]):
+        assert diagnose(Log(healthy_kto(), {"desirable_weight": hostile})) == []
+
+
+def test_a_batch_without_a_desirable_answer_is_no_finding():
+    rows = healthy_kto()
+    for row in rows[::3]:
+        for name in ("rewards/chosen", "logps/chosen", "rewards/margins"):
+            del row[name]
+    assert Log(rows).loss_name == "kto" and diagnose(Log(rows)) == []
+
+
+def test_what_a_log_of_kto_can_show_is_named():
+    summed = changed(lambda row: {"loss": 4 * row["loss"]}, 40, healthy_kto)
+    assert rules(summed) == ["loss is summed"]
+    scaled = changed(lambda row: {"loss": row["loss"] + 0.1}, 40, healthy_kto)
+    assert "first loss is 0.6000, not 0.5000" in diagnose(scaled)[0].sentence
+    other = changed(lambda row: {"rewards/chosen": 2.0, "rewards/rejected": 1.0}, 40, healthy_kto)
+    assert rules(other) == ["reference is another model"]
+    still = {"loss": 0.5, "rewards/margins": 0.0, "rewards/chosen": 0.0, "rewards/rejected": 0.0}
+    assert rules(changed(lambda row: still, 30, healthy_kto)) == ["reference is the policy"]
+    uphill = changed(
+        lambda row: {"loss": 1 - row["loss"], "rewards/margins": -row["rewards/margins"]},
+        40, healthy_kto,
+    )  # fmt: skip
+    assert rules(uphill) == ["training goes uphill"]
 
 
 def test_H1_a_loss_that_is_not_finite_is_named_with_its_step():
@@ -296,6 +343,48 @@ def test_E1_D1_a_first_loss_that_is_not_ln_2_is_named_for_losses_that_start_ther
     assert "0.8931, not ln 2 = 0.6931" in diagnose(log)[0].sentence
     assert rules(Log(log.rows, {"loss": "unlikelihood"})) == []
     assert "not 1.0000" in diagnose(Log(log.rows, {"loss": "hinge"}))[0].sentence
+
+
+def test_the_first_loss_of_a_divergence_is_known_and_one_that_sees_more_than_rewards_is_not():
+    """f'(1) = 0, so a loss starts where it does under the KL; lengths and an SFT term add to it."""
+    rows = changed(lambda row: {"loss": row["loss"] + 0.2}).rows
+    for told in (
+        dict(f_divergence_type="js_divergence"),
+        dict(f_divergence_type="alpha_divergence", f_alpha_divergence_coef=2.0, beta=0.1),
+        dict(f_divergence_type="reverse_kl", f_alpha_divergence_coef=0.5),  # TRL's two defaults
+        dict(loss="dpop", beta=0.1, dpop_lambda=5.0),
+    ):
+        assert rules(Log(rows, told)) == ["first loss is wrong"]
+    for told in (
+        dict(loss="simpo", beta=2.0), dict(loss="orpo", beta=0.1), dict(rpo_alpha=1.0, beta=0.1),
+        dict(loss="sigmoid_norm", beta=5.0), dict(loss_type="simpo"),
+    ):  # fmt: skip
+        assert rules(Log(rows, told)) == []
+
+
+OTHERS = {
+    "a divergence": dict(f_divergence_type="forward_kl", beta=0.1),
+    "an SFT term": dict(rpo_alpha=1.0, beta=0.1),
+    "lengths": dict(loss="sigmoid_norm", beta=5.0),
+}
+
+
+@pytest.mark.parametrize("told", OTHERS.values(), ids=OTHERS)
+def test_a_loss_that_is_none_of_the_logged_margin_is_not_held_to_it(told):
+    """No bound by Jensen, no multiple of the margin, no chance level: these are of plain losses."""
+    for kappa in (0.1, 10.0):
+        named = rules(Log(noisy(kappa), told))
+        assert not [rule for rule in named if "margin" in rule]
+    swapped = [
+        row | {"rewards/margins": -row["rewards/margins"],
+               "rewards/chosen": row["rewards/rejected"], "rewards/rejected": row["rewards/chosen"]}
+        for row in healthy()
+    ]  # fmt: skip
+    assert "chosen and rejected are swapped" not in rules(Log(swapped, told))
+    backwards = changed(lambda row: {"rewards/accuracies": 1 - row["rewards/accuracies"]})
+    named = rules(Log(backwards.rows, told))
+    # Of lengths or an SFT term a loss may fall while the order of the rewards does not follow.
+    assert named == (["loss falls while accuracy falls"] if "f_divergence_type" in told else [])
 
 
 def nearly_zero(chosen, rejected, loss, **settings):

@@ -614,8 +614,3 @@ def test_scores_are_float32_under_autocast(reward_model):
         scores = reward_model.score(PAIRS)
     assert scores.dtype == torch.float32
     assert not torch.equal(scores, scores.bfloat16().float()), "rounded to 8 bits on the way"
-
-
-def test_a_folder_with_an_adapter_is_called_one(tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
-    refused("an adapter, not a model: merge it into its base model first", load_tokenizer, tmp_path)

@@ -12,16 +12,20 @@ from dpo_lib.language_model.models.policies import load_policy, load_tokenizer, 
 from dpo_lib.language_model.scoring import plain_logps
 from dpo_lib.language_model.settings import (
     DPOSettings,
+    KTOSettings,
+    OnlineDPOSettings,
     PPOSettings,
     RewardSettings,
     SFTSettings,
 )
-from dpo_lib.language_model.stages import DPO, PPO, SFT, Reward
+from dpo_lib.language_model.stages import DPO, KTO, PPO, SFT, OnlineDPO, Reward
 
 STAGES = {
     "sft": (SFT, SFTSettings, {}),
     "reward": (Reward, RewardSettings, {}),
     "dpo": (DPO, DPOSettings, {}),
+    "kto": (KTO, KTOSettings, {}),
+    "online": (OnlineDPO, OnlineDPOSettings, dict(reward="true", max_new_tokens=8)),
     "ppo": (PPO, PPOSettings, dict(reward="true", max_new_tokens=8, entropy_coefficient=0.01)),
 }
 KINDS = {

@@ -236,13 +236,100 @@ def test_the_metrics_worked_by_hand():  # D7, D8: a tie counts one half
 def test_every_loss_of_the_family_starts_at_its_value_for_policy_equal_to_reference(world, name):
     settings = {"label_smoothing": 0.1} if "label_smoothing" in LOSSES[name].settings else {}
     settings |= {"alpha": 0.5} if name == "unlikelihood" else {}
-    first = run(world, loss=name, beta=0.2, **settings)[0]
-    zero = torch.zeros(1, dtype=torch.float64)
-    wanted = choose_loss(name, 0.2, **settings)(zero, zero, zero, zero).item()
-    if name == "unlikelihood":
-        wanted = -(first["logps/chosen"] - 0.5 * first["logps/rejected"])
-    assert first["loss"] == pytest.approx(wanted, rel=1e-6, abs=1e-6)
-    assert first["rewards/margins"] == 0
+    stage, _ = DPO.from_settings(settings_for(world, loss=name, beta=0.2, **settings))
+    before = by_hand(stage.policy, stage.pairs).double().detach()
+    folder = train(stage)
+    first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+    batch = batch_indices(0, 1, 8, stage.items)
+    logps = before[batch].T
+    lengths = torch.tensor([[len(p.chosen), len(p.rejected)] for p in stage.pairs])[batch].T
+    losses = choose_loss(name, 0.2, **settings)(*logps, *logps, *lengths)
+    assert first["loss"] == pytest.approx(losses.mean().item(), rel=1e-5, abs=1e-6)
+    if name not in ("unlikelihood", "simpo", "orpo"):  # those look at the policy alone
+        zero = torch.zeros(1, dtype=torch.float64)
+        at_0 = choose_loss(name, 0.2, **settings)(zero, zero, zero, zero, zero + 1, zero + 1)
+        assert first["loss"] == pytest.approx(at_0.item(), rel=1e-6, abs=1e-6)
+    assert first["rewards/margins"] == 0  # of (5), also where the loss has no reference
+    assert ("nll_loss" in first) == (name == "orpo")
+
+
+SEVERAL = {
+    "sigmoid_norm": dict(loss="sigmoid_norm", beta=5.0),
+    "simpo": dict(loss="simpo", beta=2.0, simpo_gamma=1.0),
+    "orpo": dict(loss="orpo", beta=0.5),
+    "dpop": dict(loss="dpop", dpop_lambda=5.0),
+    "rpo": dict(rpo_alpha=0.5),
+    "forward_kl": dict(f_divergence_type="forward_kl"),
+    "alpha 2, and SFT": dict(
+        loss="hinge", f_divergence_type="alpha_divergence", f_alpha_divergence_coef=2.0,
+        rpo_alpha=1.0,
+    ),
+    "js per token": dict(loss="sigmoid_norm", f_divergence_type="js_divergence"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("told", SEVERAL.values(), ids=SEVERAL)
+def test_a_step_has_the_loss_and_gradient_of_its_function_at_plain_log_probabilities_and_lengths(
+    tmp_path, told
+):
+    stage = make_stage(tmp_path, policy=gpt2(dtype=torch.float64), **told)
+    reference, indices = stage.reference, [5, 0, 11, 3]
+    stage.start(1)
+    metrics = stage.backward(indices, share=1 / 4)
+    gradients = [parameter.grad.clone() for parameter in stage.policy.parameters()]
+    pairs = [stage.pairs[index] for index in indices]
+    policy_logps, ref_logps = by_hand(stage.policy, pairs), by_hand(reference, pairs)
+    lengths = torch.tensor([[len(p.chosen), len(p.rejected)] for p in pairs])
+    assert (lengths[:, 0] != lengths[:, 1]).any()
+    function = choose_loss(**dict(name="sigmoid", beta=0.1) | {
+        "name" if key == "loss" else key: value for key, value in told.items()
+    })  # fmt: skip
+    losses = function(*policy_logps.T, *ref_logps.T, *lengths.T)
+    wanted = torch.autograd.grad(losses.mean(), list(stage.policy.parameters()))
+    close = dict(atol=1e-11, rtol=1e-11)
+    assert_close(metrics["loss"], losses.sum().detach(), **close)
+    for gradient, plain in zip(gradients, wanted, strict=True):
+        assert_close(gradient, plain, **close)
+    if told.get("loss") == "orpo" or "rpo_alpha" in told:
+        nll = -(policy_logps[:, 0] / lengths[:, 0]).sum().detach()
+        assert_close(metrics["nll_loss"], nll, **close)
+    else:
+        assert "nll_loss" not in metrics
+
+
+@pytest.mark.parametrize("told", [SEVERAL["simpo"], SEVERAL["alpha 2, and SFT"]])
+def test_held_out_pairs_have_the_same_loss_and_a_resumed_run_ends_with_the_same_bytes(world, told):
+    rows = [json.loads(line) for line in (world / "preferences.jsonl").read_text().splitlines()]
+    rows = [row | {"chosen": f"{row['chosen']} w0"} for row in rows[:9]]
+    (world / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    quick = dict(steps=6, save_every=1, eval_data=str(world / "held_out.jsonl"), eval_every=3)
+    whole = run(world, **told, **quick)
+    measured = [line for line in whole if "eval_loss" in line]
+    assert [line["step"] for line in measured] == [0, 3, 6]
+    assert ("eval_nll_loss" in measured[0]) == ("rpo_alpha" in told)
+    before = (world / "run/metrics.jsonl").read_bytes()
+    stage, _ = DPO.from_settings(settings_for(world, out=str(world / "cut"), **told, **quick))
+    start = stage.start
+
+    def die(step):
+        if step == 4:
+            raise Killed
+        start(step)
+
+    stage.start = die
+    with pytest.raises(Killed):
+        train(stage)
+    run(world, out=str(world / "cut"), resume=True, **told, **quick)
+    assert (world / "cut/metrics.jsonl").read_bytes() == before
+
+
+def test_with_no_weight_of_its_own_a_term_changes_no_bit_of_a_run(world):
+    plain = run(world, steps=3)
+    for name, told in (("rpo", dict(rpo_alpha=0.0)), ("dpop", dict(loss="dpop", dpop_lambda=0.0))):
+        lines = run(world, steps=3, out=str(world / name), **told)
+        for line in lines:
+            line.pop("nll_loss", None)
+        assert lines == plain
 
 
 def test_settings_without_effect_are_refused_by_name(tmp_path):  # D5
@@ -257,6 +344,10 @@ def test_settings_without_effect_are_refused_by_name(tmp_path):  # D5
             r"label_smoothing must lie in \[0, 1/2\), got 0.5",
         ),
         (dict(loss="dpo"), "loss must be one of sigmoid, "),
+        (dict(loss="orpo", rpo_alpha=1.0), "orpo has an SFT term already: leave out rpo_alpha"),
+        (dict(simpo_gamma=1.0), "simpo_gamma has no effect on the loss sigmoid, only on simpo"),
+        (dict(f_divergence_type="kl"), "f_divergence_type must be one of reverse_kl, "),
+        (dict(f_alpha_divergence_coef=0.5), "f_alpha_divergence_coef has no effect on reverse_kl"),
         (dict(beta=0.0), "beta must be a positive, finite number, got 0.0"),
     ):
         with pytest.raises(ValueError, match=f"^{problem}"):

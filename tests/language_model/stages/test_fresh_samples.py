@@ -10,12 +10,28 @@ from small_world import small_run, small_world
 from dpo_lib.language_model.generation import repeated_share
 from dpo_lib.language_model.models import load_policy, load_tokenizer
 from dpo_lib.language_model.scoring import plain_logps
-from dpo_lib.language_model.settings import DPOSettings, PPOSettings, SFTSettings, TrainingError
-from dpo_lib.language_model.stages import DPO, PPO, SFT
+from dpo_lib.language_model.settings import (
+    DPOSettings,
+    KTOSettings,
+    OnlineDPOSettings,
+    PPOSettings,
+    SFTSettings,
+    TrainingError,
+)
+from dpo_lib.language_model.stages import DPO, KTO, PPO, SFT, OnlineDPO
 from dpo_lib.language_model.worlds import reviews
 
-STAGES = {"sft": (SFT, SFTSettings), "dpo": (DPO, DPOSettings), "ppo": (PPO, PPOSettings)}
-OWN = {"ppo": dict(reward="true", epochs=1)}
+STAGES = {
+    "sft": (SFT, SFTSettings),
+    "dpo": (DPO, DPOSettings),
+    "kto": (KTO, KTOSettings),
+    "online": (OnlineDPO, OnlineDPOSettings),
+    "ppo": (PPO, PPOSettings),
+}
+OWN = {
+    "online": dict(reward="true", num_generations=6, reference="moving"),
+    "ppo": dict(reward="true", epochs=1),
+}
 each_stage = pytest.mark.parametrize("name", STAGES)
 
 
@@ -100,15 +116,14 @@ def test_a_resumed_run_draws_the_same_to_the_byte(told, name):
 
 @each_stage
 def test_what_cannot_be_known_is_left_out(told, name):
-    changes = {} if name == "ppo" else {"reward": None}
+    changes = {} if name in OWN else {"reward": None}
     _, figures, texts = run(told, name, f"{name}-known", **watched(told), **changes)
     known = {"completions/mean_length", "completions/ended", "completions/repetition"}
-    known |= {"sft": set(), "dpo": {"objective/kl"}, "ppo": {"objective/kl", "objective/scores"}}[
-        name
-    ]
+    known |= {"objective/kl"} if name != "sft" else set()
+    known |= {"objective/scores"} if name in OWN else set()
     of_samples = {n.removeprefix("eval_") for n in figures[0] if "/" in n}
     assert {n for n in of_samples if n.startswith(("completions", "objective"))} == known
-    assert ("kl" in texts[0], "reward" in texts[0]) == (name != "sft", name == "ppo")
+    assert ("kl" in texts[0], "reward" in texts[0]) == (name != "sft", name in OWN)
 
 
 def test_the_same_prompts_are_drawn_for_each_time_and_none_twice_before_all_are(told):
@@ -118,13 +133,14 @@ def test_the_same_prompts_are_drawn_for_each_time_and_none_twice_before_all_are(
     assert len(set(prompts[0])) == len(prompts[0])
 
 
-def test_ppo_is_watched_on_prompts_that_it_does_not_draw_for(told):
+@pytest.mark.parametrize("name", OWN)
+def test_who_draws_is_watched_on_prompts_that_it_does_not_draw_for(told, name):
     path = told[1] / "own.jsonl"
     path.write_text((told[1] / "world/prompts.jsonl").read_text())
     with pytest.raises(
         ValueError, match=r"own\.jsonl: \d+ of 12 held-out items are trained on too"
     ):
-        run(told, "ppo", "overlap", **watched(told, eval_data=str(path)))
+        run(told, name, "overlap", **watched(told, eval_data=str(path)))
 
 
 def test_no_room_for_a_completion_is_one_line_before_the_run(told):

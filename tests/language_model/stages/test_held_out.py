@@ -11,11 +11,16 @@ from dpo_lib.language_model.data import read_examples, read_preferences
 from dpo_lib.language_model.data.tokens import tokenize_examples, tokenize_preferences
 from dpo_lib.language_model.models import RewardModel, load_policy, load_tokenizer
 from dpo_lib.language_model.scoring import plain_logps
-from dpo_lib.language_model.settings import DPOSettings, RewardSettings, SFTSettings
-from dpo_lib.language_model.stages import DPO, SFT, Reward
+from dpo_lib.language_model.settings import DPOSettings, KTOSettings, RewardSettings, SFTSettings
+from dpo_lib.language_model.stages import DPO, KTO, SFT, Reward
 from dpo_lib.losses import dpo_loss
 
-STAGES = {"sft": (SFT, SFTSettings), "reward": (Reward, RewardSettings), "dpo": (DPO, DPOSettings)}
+STAGES = {
+    "sft": (SFT, SFTSettings),
+    "reward": (Reward, RewardSettings),
+    "dpo": (DPO, DPOSettings),
+    "kto": (KTO, KTOSettings),
+}
 each_stage = pytest.mark.parametrize("name", STAGES)
 
 

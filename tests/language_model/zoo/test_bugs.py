@@ -15,6 +15,7 @@ from dpo_lib.language_model.scoring.logprobs import pair_logps
 from dpo_lib.language_model.stages.dpo import DPO
 from dpo_lib.language_model.training.loop import train
 from dpo_lib.language_model.zoo import HEALTHY, INVISIBLE, VISIBLE, Healthy, make_start, record
+from dpo_lib.variants import LOSSES
 
 torch.set_num_threads(1)
 SHORT = dict(steps=6, batch_size=16)  # of 40 pairs: two epochs, the last batch of each shorter
@@ -43,6 +44,20 @@ def test_the_same_seed_gives_the_same_log(start):
     once, again = (record(Healthy.of(start, **SHORT)).rows for _ in range(2))
     assert once == again
     assert record(Healthy.of(start, **SHORT, seed=1)).rows != once
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_healthy_run_of_kto_draws_no_suspect(start, seed):
+    log = record(zoo.HealthyKTO.of(start, steps=25, batch_size=16, seed=seed))
+    assert log.loss_name == "kto" and log.rows[0]["loss"] == 0.5
+    assert [finding for finding in diagnose(log) if not finding.note] == []
+
+
+def test_a_run_of_kto_with_another_reference_is_named(start):
+    stage = zoo.HealthyKTO.of(start, steps=6, batch_size=16)
+    stage.reference = frozen_copy(start.untrained)
+    first = diagnose(record(stage))[0]
+    assert first.rule == "reference is another model"
 
 
 def test_every_bug_is_counted_once_and_says_what_someone_did():
@@ -77,12 +92,47 @@ def test_on_the_stored_seeds_every_bug_that_a_log_can_show_is_named_and_nothing_
         assert named == {bug: [rule] for bug, rule in VISIBLE.items()}
 
 
+RUNS = {name: dict(loss=name) for name in LOSSES} | {
+    "an SFT term": dict(rpo_alpha=1.0),
+    "a small SFT term": dict(loss="ipo", beta=1.0, rpo_alpha=0.1),
+    "forward KL": dict(f_divergence_type="forward_kl"),
+    "Jensen-Shannon": dict(f_divergence_type="js_divergence"),
+    "alpha 1/2": dict(f_divergence_type="alpha_divergence"),
+    "alpha 2, hinge": dict(
+        loss="hinge", f_divergence_type="alpha_divergence", f_alpha_divergence_coef=2.0
+    ),
+}
+RUNS["unlikelihood"] |= dict(alpha=0.5)
+for name in ("ipo", "sppo_hard"):
+    RUNS[name] |= dict(beta=1.0)
+for name in ("sigmoid_norm", "simpo"):
+    RUNS[name] |= dict(beta=2.5)
+for name in ("cdpo", "robust", "exo_pair"):
+    RUNS[name] |= dict(label_smoothing=0.1)
+
+
+@pytest.fixture(scope="module")
+def enough():
+    """As many pairs as a run of one epoch needs: of few, met again and again, much is learned by
+    heart, and the doctor says so."""
+    return make_start(7, pairs=25 * 16, sft_steps=60, n_layer=1, n_embd=16)
+
+
+@pytest.mark.parametrize("told", RUNS.values(), ids=RUNS)
+def test_a_healthy_run_of_every_loss_draws_no_suspect(enough, told):
+    log = record(Healthy.of(enough, **told, steps=25, batch_size=16))
+    assert [str(finding) for finding in diagnose(log) if not finding.note] == []
+    assert len(log.complete) == 25
+
+
 # What is certain of a bug's log whatever the seed: the doctor's word after a few steps.
 @pytest.mark.parametrize(
     "bug",
     [
         zoo.UntrainedReference,
+        zoo.AdapterSwitchedOff,
         zoo.SharedWeights,
+        zoo.AdapterLeftOn,
         zoo.SummedMicroBatches,
         zoo.ZeroLearningRate,
         zoo.OtherParameters,
@@ -93,6 +143,22 @@ def test_on_the_stored_seeds_every_bug_that_a_log_can_show_is_named_and_nothing_
 def test_a_bug_that_breaks_an_identity_is_named_at_once(start, bug):
     findings = diagnose(record(bug.of(start, **SHORT)))
     assert [finding.rule for finding in findings if not finding.note] == [VISIBLE[bug]]
+
+
+@pytest.mark.parametrize(
+    "bug, cause",
+    [
+        (zoo.AdapterLeftOn, "with LoRA the adapter is left on in it"),
+        (zoo.AdapterSwitchedOff, "an adapter that was part of the start may be switched off"),
+    ],
+)
+def test_the_doctor_names_what_lora_does_to_a_reference(start, bug, cause):
+    stage = bug.of(start, **SHORT)
+    trained = [name for name, p in stage.policy.named_parameters() if p.requires_grad]
+    assert trained and all(".lora_" in name for name in trained)
+    log = record(stage)
+    assert (log.start("rewards/chosen") == 0) is (bug is zoo.AdapterLeftOn)
+    assert cause in diagnose(log)[0].sentence
 
 
 @pytest.mark.parametrize("size", [2, 16])

@@ -27,6 +27,8 @@ SHORT = 20  # characters: fewer may stand in a template by chance
 class Rendered(str):
     """Text from a chat template: here, and only here, special tokens are tokens, not text."""
 
+    messages: list[dict] | None = None  # of a prompt: what was rendered
+
 
 def render(messages: list[dict], tokenizer, row: Fields) -> tuple[str, str]:
     """(prompt, answer) of a conversation; together they are the rendered conversation.
@@ -76,7 +78,9 @@ def _open(history: list[dict], tokenizer, row: Fields) -> str:
         written = _own_system(tokenizer, str(tokenizer.chat_template)).strip()
         if written and history[0]["role"] != "system":
             row.notes.append(f"the chat template writes a system message, {written[:40]!r}")
-        return Rendered(_apply_template(history, tokenizer, row, add_generation_prompt=True))
+        prompt = Rendered(_apply_template(history, tokenizer, row, add_generation_prompt=True))
+        prompt.messages = history
+        return prompt
     _refuse_without_template(history, 1)
     if holds(row.take("tools")):
         raise Malformed(

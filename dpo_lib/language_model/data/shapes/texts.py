@@ -8,7 +8,8 @@
   list is a whole conversation.
 - Questions, texts whose prompt is called "question" or "instruction" (with its "input" below it),
   or has a column "system" beside it, empty or not: they are conversations of one question.
-- A label beside a completion (KTO): a demonstration if it is true, dropped if it is false.
+- A label beside a completion (KTO): a demonstration if it is true, dropped if it is false, unless
+  bad answers are asked for too.
 - A list of answers is read by none of the three: `rankings` makes pairs of it.
 
 A system message beside a conversation begins it; beside a transcript it is written first, untagged.
@@ -67,7 +68,7 @@ def preference(row: dict | Fields, tokenizer=None) -> tuple[str, str, str]:
     return prompt, answer, other_answer
 
 
-def example(row: dict | Fields, tokenizer=None) -> tuple[str, str]:
+def example(row: dict | Fields, tokenizer=None, bad_too: bool = False) -> tuple[str, str]:
     """(prompt, completion) of a row for supervised fine-tuning.
 
     The first of these that the row has: "completion", "messages" (the last answer), "chosen",
@@ -75,13 +76,13 @@ def example(row: dict | Fields, tokenizer=None) -> tuple[str, str]:
 
     Raises:
         Malformed: it has none, or a field that changes its meaning would be ignored.
-        Useless: the answer is empty, or its label is false.
+        Useless: the answer is empty, or its label is false and not asked for.
     """
     row = fields(row)
     _refuse_written_lists(row, row.names("completion"))
     found = _demonstration(row, tokenizer)
     classed = "text" in row.used and str(row.row.get("label")).lower() not in ("true", "false")
-    if not ({"chosen"} & row.used or classed) and not row.verdict():
+    if not (bad_too or {"chosen"} & row.used or classed) and not row.verdict():
         raise Useless(FALSE_LABEL)
     row.settle(NOT_LEARNED | ({"label": "since text is learned whole"} if classed else {}))
     _refuse_blank(found[1])
@@ -234,7 +235,8 @@ def _refuse_other_verdicts(row: Fields) -> None:
         return
     if row.has("label") and row.names("completion"):
         raise Malformed(
-            "completion and label are no pair; write chosen and rejected, two answers to one prompt"
+            "completion and label are no pair; dpo kto learns from them; for the rest write chosen "
+            "and rejected, two answers to one prompt"
         )
     raise Malformed(
         "has no field 'chosen'; a pair is prompt, chosen and rejected, or a list of responses with "

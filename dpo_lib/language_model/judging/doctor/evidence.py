@@ -4,9 +4,10 @@ import math
 from statistics import fmean, stdev
 
 from dpo_lib.language_model.judging.training_log import EXACT, Log, is_number
+from dpo_lib.language_model.settings import MOVING, START
 
 LN2 = math.log(2)
-CONVEX = {"sigmoid", "cdpo", "robust", "hinge", "ipo"}  # in the margin, and of nothing else
+CONVEX = {"sigmoid", "cdpo", "robust", "hinge", "ipo"}  # in the margin
 ROUNDING = 5e-3  # four decimals, and averages over a batch
 SHOWN = 5e-5  # the least that a log of four decimals shows
 NATS = 1.0  # by which 16 bits may move the log-probability of one answer
@@ -22,9 +23,20 @@ def is_still(log: Log) -> bool:
     return still and max(losses) - min(losses) < EXACT
 
 
+def is_convex(log: Log) -> bool:
+    """The loss is convex in the logged margin and sees nothing else: Jensen's bound holds."""
+    plain = log.divergence == "reverse_kl" and not log.sees_more
+    return log.loss_name in CONVEX and plain
+
+
 def has_its_own_reference(log: Log) -> bool:
     """The settings name a reference other than the model, so nothing need start at margin 0."""
-    return log.settings.get("reference") not in (None, log.settings.get("model"))
+    return log.settings.get("reference") not in (*START, log.settings.get("model"))
+
+
+def reference_follows(log: Log) -> bool:
+    """The reference is the policy as each round of online DPO begins, or nobody says it is not."""
+    return log.draws and log.settings.get("reference", MOVING) == MOVING
 
 
 def rounding(log: Log, pairs: int | None = None) -> float:

@@ -3,16 +3,25 @@
 import math
 from statistics import fmean, median, stdev
 
-from dpo_lib.language_model.judging.doctor.evidence import CONVEX, LN2, ROUNDING, SIDES, tail
+from dpo_lib.language_model.judging.doctor.evidence import (
+    LN2,
+    ROUNDING,
+    SIDES,
+    is_convex,
+    tail,
+)
 from dpo_lib.language_model.judging.training_log import EXACT, Log, is_finite
 
 
 def language_is_lost(log: Log) -> str | None:
-    """Both answers at half as many nats again and more: every token's probability is squared."""
+    """Both answers at half as many nats again and more: every token's probability is squared.
+
+    Answers that the policy draws itself may have grown longer.
+    """
     ends = {}
     for side in SIDES:
         logps = log.values(f"logps/{side}")
-        if len(logps) < 8 or logps[0] >= 0:
+        if log.draws or len(logps) < 8 or logps[0] >= 0:
             return None
         ends[side] = (logps[0], median(logps[len(logps) // 2 :]))
     if all(last < 2 * first for first, last in ends.values()):
@@ -27,7 +36,7 @@ def language_is_lost(log: Log) -> str | None:
 def too_good_too_soon(log: Log) -> str | None:
     """L3, A1: duplicated rows, a label in the text, or a mask that shows the answer."""
     since = _perfect_since(log)
-    soon = since is not None and since <= 50 and since < log.rows[-1]["step"]
+    soon = since is not None and since <= 50 and since < log.rows[-1]["step"] and not log.draws
     fresh = [(row["step"], row["rewards/accuracies"]) for row in log.fresh]
     perfect = [step for step, accuracy in fresh if accuracy >= 1]
     late = [accuracy for _, accuracy in fresh[len(fresh) // 2 :]]
@@ -62,7 +71,7 @@ def labels_follow_nothing(log: Log) -> str | None:
     """
     fresh = log.fresh
     start = log.loss_at(0.0, 0.0)
-    if len(fresh) < 16 or start is None or log.loss_name not in CONVEX:
+    if len(fresh) < 16 or start is None or not is_convex(log):
         return None
     (mean, error), (margin, noise) = (
         (fmean(values), stdev(values) / math.sqrt(len(values)))
@@ -139,9 +148,13 @@ def accuracy_may_be_memory(log: Log) -> str | None:
 
 
 def nothing_is_learned(log: Log) -> str | None:
-    """Not a bug of the code, but a run to throw away: too timid, too short, or labels by chance."""
+    """Not a bug of the code, but a run to throw away: too timid, too short, or labels by chance.
+
+    Where the policy draws the pairs, and so much the more where the reference follows it, the
+    loss has no reason to fall.
+    """
     losses, accuracies = log.values("loss"), log.values("rewards/accuracies", "accuracy")
-    if min(len(losses), len(accuracies)) < 40:
+    if log.draws or min(len(losses), len(accuracies)) < 40:
         return None
     first, last, accuracy = losses[0], tail(losses), tail(accuracies)
     late = losses[-len(losses) // 4 :]

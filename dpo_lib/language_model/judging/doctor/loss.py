@@ -5,13 +5,13 @@ from itertools import pairwise
 from statistics import fmean, stdev
 
 from dpo_lib.language_model.judging.doctor.evidence import (
-    CONVEX,
     LN2,
     ROUNDING,
     SIDES,
     fitted_slope,
     has_its_own_reference,
     head,
+    is_convex,
     not_zero_at_the_start,
     rounding,
     tail,
@@ -58,9 +58,12 @@ def chosen_and_rejected_are_swapped(log: Log) -> str | None:
 
 
 def loss_falls_while_accuracy_falls(log: Log) -> str | None:
-    """D4, D7: the same without margins, or for a loss that is not convex."""
+    """D4, D7: the same without margins, or for a loss that is not convex.
+
+    One that sees more than rewards may fall by that: an SFT term, or answers of unequal length.
+    """
     losses, accuracies = log.values("loss"), log.values("rewards/accuracies")
-    if not log.is_dpo or min(len(losses), len(accuracies)) < 8:
+    if not log.is_dpo or log.sees_more or min(len(losses), len(accuracies)) < 8:
         return None
     first, last, accuracy = head(losses), tail(losses), tail(accuracies)
     if last < first - 0.05 and accuracy < 0.4:
@@ -89,7 +92,7 @@ def loss_follows_a_smaller_margin(log: Log) -> str | None:
     """
     beta = log.settings.get("beta")
     losses, margins = ([row[name] for row in log.complete] for name in NEEDED[:4:3])
-    if log.loss_name != "sigmoid" or len(losses) < 20 or (beta and beta >= 1):
+    if log.loss_name != "sigmoid" or not is_convex(log) or len(losses) < 20 or (beta and beta >= 1):
         return None
     if min(losses) < 0:  # no mean of -log sigmoid
         return None
@@ -165,6 +168,8 @@ def _first_loss(log: Log) -> tuple[float, float, float] | None:
     rewards = [log.start(f"rewards/{side}") or 0.0 for side in SIDES]
     if not all(map(math.isfinite, rewards)) or not any(rewards):
         return loss, wanted, ROUNDING
+    if log.is_kto:  # its loss depends on how many of a batch are desirable, which is not logged
+        return None
     apart = rounding(log, pairs=1) / 4
     curved = (log.loss_at(apart, -apart) + log.loss_at(-apart, apart)) / 2 - wanted
     return loss, log.loss_at(*rewards), ROUNDING + abs(curved)
@@ -172,7 +177,7 @@ def _first_loss(log: Log) -> tuple[float, float, float] | None:
 
 def _below_the_bound(log: Log) -> list[dict]:
     """Rows whose loss is lower than the loss of their average margin."""
-    if log.loss_name not in CONVEX or log.loss_at(0.0, 0.0) is None:
+    if not is_convex(log) or log.loss_at(0.0, 0.0) is None:
         return []
     bounds = [log.loss_at(row["rewards/margins"], 0.0) for row in log.complete]
     return [

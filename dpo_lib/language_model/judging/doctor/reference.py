@@ -8,6 +8,7 @@ from dpo_lib.language_model.judging.doctor.evidence import (
     SIDES,
     is_still,
     not_zero_at_the_start,
+    reference_follows,
     rounding,
 )
 from dpo_lib.language_model.judging.training_log import Log, is_number
@@ -16,10 +17,12 @@ from dpo_lib.language_model.judging.training_log import Log, is_number
 def reference_is_the_policy(log: Log) -> str | None:
     """E3: a gradient moves the weights and the margin does not follow."""
     norms, rates = log.values("grad_norm"), log.values("learning_rate", "lr")
-    if is_still(log) and max(norms, default=0) > 0 and max(rates, default=1) > 0:
+    moved = max(norms, default=0) > 0 and max(rates, default=1) > 0
+    if is_still(log) and moved and not reference_follows(log):
         return (
             f"the margin is 0 for {len(log.rows)} rows although the gradient is not (up to "
-            f"{max(norms):.3g}): the reference shares the policy's weights"
+            f"{max(norms):.3g}): the reference shares the policy's weights, or with LoRA the "
+            "adapter is left on in it"
         )
     return None
 
@@ -56,7 +59,8 @@ def reference_is_another_model(log: Log) -> str | None:
     if far := not_zero_at_the_start(log):
         return (
             f"rewards before the first update are not 0 ({', '.join(far)}), and further from it "
-            f"than 16 bits bring them, {rounding(log):.4f}: the reference is not the initial policy"
+            f"than 16 bits bring them, {rounding(log):.4f}: the reference is not the initial "
+            "policy (with LoRA, an adapter that was part of the start may be switched off in it)"
         )
     return None
 

@@ -1,6 +1,6 @@
-"""What every stage loads before it starts, and what a run is bound to by hashes.
+"""The rows that a stage learns from and is measured on, read before any model is.
 
-Data before models: a row that is refused should not wait for gigabytes.
+A row that is refused should not wait for gigabytes.
 """
 
 import math
@@ -8,10 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from dpo_lib.language_model._transformers import attention_of
 from dpo_lib.language_model.data.reading import (
     Report,
     held_out,
@@ -22,33 +20,26 @@ from dpo_lib.language_model.data.reading import (
 from dpo_lib.language_model.data.rows import DataError
 from dpo_lib.language_model.data.tokens import (
     Pair,
-    Sequences,
     TokenExample,
-    data_hash,
     tokenize_examples,
     tokenize_preferences,
     tokenize_prompts,
 )
-from dpo_lib.language_model.models.devices import pick_device
-from dpo_lib.language_model.models.hashes import state_hash, tokenizer_hash
-from dpo_lib.language_model.models.judges import Score, load_score
-from dpo_lib.language_model.models.policies import (
-    check_same_tokens,
-    frozen_copy,
-    load_policy,
-    load_tokenizer,
+from dpo_lib.language_model.data.unpaired import (
+    TokenLabelled,
+    counted,
+    imbalance,
+    read_labelled,
+    require_both,
+    tokenize_labelled,
 )
-from dpo_lib.language_model.scoring.layouts import layout_of
-from dpo_lib.language_model.scoring.output_layer import linear_head
-from dpo_lib.language_model.scoring.sequences import check_data
 from dpo_lib.language_model.settings import (
+    DrawnSettings,
     HeldOutSettings,
-    JudgedSettings,
+    KTOSettings,
     PreferenceSettings,
     Settings,
-    TrainingError,
 )
-from dpo_lib.language_model.training.parallel.processes import processes
 
 
 def load_pairs(
@@ -57,6 +48,31 @@ def load_pairs(
     """The preference data that `settings.data` names, and what became of its rows."""
     rows, report = read_preferences(settings.data, tokenizer, settings.pairs_from)
     return tokenize_preferences(rows, tokenizer, settings.max_length, report), report
+
+
+def load_labelled(
+    settings: KTOSettings, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[TokenLabelled], Report]:
+    """The labelled answers that `settings.data` names, and what became of their rows.
+
+    Raises:
+        DataError: as the readers, and where all labels are the same.
+    """
+    rows, report = read_labelled(settings.data, tokenizer)
+    found = tokenize_labelled(rows, tokenizer, settings.max_length, report)
+    require_both(settings.data, found)
+    said = imbalance(found, settings.desirable_weight, settings.undesirable_weight)
+    print(*filter(None, (counted(found), said)), sep="\n", file=sys.stderr)
+    return found, report
+
+
+def load_prompts(
+    settings: DrawnSettings, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[str], list[tuple[int, ...]], Report]:
+    """The prompts that `settings.data` names, as text and as token ids that leave room to draw."""
+    texts, report = read_prompts(settings.data, tokenizer)
+    room = settings.max_length - settings.max_new_tokens
+    return texts, tokenize_prompts(texts, tokenizer, room, report), report
 
 
 def load_held_out(
@@ -70,6 +86,22 @@ def load_held_out(
     known = {*trained_on, *(pair.swapped() for pair in trained_on)}
     read = partial(read_preferences, pairs_from=settings.pairs_from)
     return _held_out(settings, tokenizer, known, read, tokenize_preferences, "preferences")
+
+
+def load_held_out_labelled(
+    settings: KTOSettings, tokenizer: PreTrainedTokenizerBase, trained_on: list[TokenLabelled]
+) -> list[TokenLabelled]:
+    """The labelled answers that `settings.eval_data` names; none if it names nothing.
+
+    Raises:
+        DataError: as the readers, where one is trained on, whatever its label, and where it is
+            alone, so that no other answer can stand beside its prompt.
+    """
+    known = {*trained_on, *(answer.relabelled() for answer in trained_on)}
+    found = _held_out(settings, tokenizer, known, read_labelled, tokenize_labelled, "preferences")
+    if len(found) == 1:
+        raise DataError(f"{settings.eval_data}: has one answer; KTO is measured on two or more")
+    return found
 
 
 def load_held_out_examples(
@@ -117,64 +149,3 @@ def batches(items: Sequence, settings: Settings) -> list[Sequence]:
     """Held-out items in groups of the size of a micro-batch."""
     size = math.ceil(settings.batch_size / settings.accumulate)
     return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def load_first(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The model that `settings.model` names, to be trained, on this process's device."""
-    processes()  # before any model: it picks the GPU
-    model = load_policy(settings.model, tokenizer, torch.float32, settings.seed)
-    return model.to(pick_device())
-
-
-def load_reference(
-    settings: Settings, tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel
-) -> PreTrainedModel:
-    """The frozen model that `settings.reference` names, or a copy of the policy at step 0.
-
-    A resume brings the policy's weights back later, so the copy is of step 0 there too.
-    """
-    if settings.reference is None:
-        return frozen_copy(policy)
-    own = load_tokenizer(settings.reference, settings.data)
-    check_same_tokens(f"reference {settings.reference}", own, tokenizer)
-    model = load_policy(settings.reference, tokenizer, torch.float32, settings.seed)
-    return model.requires_grad_(False).eval().to(policy.device)
-
-
-def load_own_judge(
-    settings: JudgedSettings, tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel
-) -> Score | None:
-    """What scores the samples of a stage that itself needs no reward; None if nothing is named."""
-    if settings.reward is None:
-        return None
-    return load_score(settings.reward, tokenizer, policy.device)
-
-
-def check_comparable(
-    policy: PreTrainedModel, reference: PreTrainedModel, sequences: Sequences
-) -> None:
-    """Raise unless both models can score the data, in one precision."""
-    if reference.dtype != policy.dtype:
-        raise TrainingError(f"the reference is {reference.dtype}, the policy {policy.dtype}")
-    for model in (policy, reference):
-        check_data(model, sequences)
-
-
-def fingerprint(
-    items: list, tokenizer: PreTrainedTokenizerBase, **models: torch.nn.Module
-) -> dict[str, str]:
-    """What a run is bound to: its folder takes no other data, tokenizer or first weights."""
-    hashes = {name: state_hash(model) for name, model in models.items()}
-    return {"data": data_hash(items), "tokenizer": tokenizer_hash(tokenizer), **hashes}
-
-
-def held_out_hash(items: Sequence) -> dict[str, str]:
-    """The same for rows that are only measured on, where there are any."""
-    return {"held-out data": data_hash(items)} if items else {}
-
-
-def layout(model: PreTrainedModel) -> dict[str, str]:
-    """A stage's `layout`, where completions of this model are scored."""
-    one_by_one = "one sequence at a time (its logits are no multiple of its output layer)"
-    said = one_by_one if linear_head(model) is None else str(layout_of(model))
-    return {"attention": attention_of(model), "layout": said}

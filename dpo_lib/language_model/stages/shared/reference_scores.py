@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dpo_lib.language_model.data.order import batch_indices
 from dpo_lib.language_model.files import discard, whole
-from dpo_lib.language_model.settings import DPOSettings, TrainingError
+from dpo_lib.language_model.settings import Settings, TrainingError
 from dpo_lib.language_model.training.parallel.processes import micro_batches, processes
 from dpo_lib.language_model.training.progress import counted
 
@@ -29,7 +29,7 @@ Score = Callable[[list[int]], Iterator[tuple[list[int], Tensor]]]  # items -> pa
 
 
 class ReferenceScores:
-    """log pi_ref(y_w | x) and log pi_ref(y_l | x) of every pair that a run meets, nats.
+    """log pi_ref of both answers of every item that a run meets, nats: of each pair, say.
 
     They are computed in the micro-batches and parts in which the first epoch meets the pairs: a
     policy with the reference's weights then gives the same bits, and the margins of the first
@@ -37,13 +37,13 @@ class ReferenceScores:
 
     Args:
         settings: of the run, `steps` filled in.
-        items: pairs of the data.
+        items: of the data, two answers each.
         fingerprint: hashes; those of "data" and "reference" are used.
         dtype: of the scores, float32 or better.
     """
 
     def __init__(
-        self, settings: DPOSettings, items: int, fingerprint: dict[str, str], dtype: torch.dtype
+        self, settings: Settings, items: int, fingerprint: dict[str, str], dtype: torch.dtype
     ):
         self.settings, self.items = settings, items
         self.path = Path(settings.out) / FILE if settings.out else None  # None keeps nothing
@@ -58,6 +58,7 @@ class ReferenceScores:
         }
         self.logps = torch.full((items, 2), torch.nan, dtype=dtype)
         self.asked = False  # whether the file has been looked at
+        self.kept = False  # whether it gave scores, maybe of another machine
 
     @property
     def complete(self) -> bool:
@@ -83,14 +84,11 @@ class ReferenceScores:
         if not self.asked:
             self.asked = True
             found = group.gather(self._load() if group.main else None)[0]
-            self.logps = self.logps if found is None else found
+            self.kept = found is not None
+            self.logps = found if self.kept else self.logps
         if batches := self.missing(last):
-            for batch in counted(batches, "the reference scores the data", group.main):
-                for piece in micro_batches(batch, self.settings.accumulate, group):
-                    for part, logps in score(piece):
-                        self.logps[part] = logps.cpu()
-            for others in group.gather(self.logps):
-                self.logps = self.logps.where(~self.logps.isnan(), others)
+            batches = counted(batches, "the reference scores the data", group.main)
+            self.logps = score_batches(self.logps, batches, score, self.settings.accumulate)
             if group.main and self.path is not None:
                 save_scores(self.path, self.follow_from, self.logps)
         return self.logps
@@ -104,6 +102,29 @@ class ReferenceScores:
             why = f"of another {', '.join(stale)}" if stale else "damaged"
             print(f"{self.path}: not used, it is {why}; scoring again", file=sys.stderr)
         return logps
+
+
+@torch.no_grad()
+def score_batches(
+    logps: Tensor, batches: Iterable[list[int]], score: Score, accumulate: int
+) -> Tensor:
+    """Fill in the rows of these batches, asked for in the pieces in which steps meet them.
+
+    Args:
+        logps: (items, 2), on the CPU; NaN where nothing is known.
+        score: asks the reference for the items of a piece.
+
+    Returns:
+        what all processes have found.
+    """
+    group = processes()
+    for batch in batches:
+        for piece in micro_batches(batch, accumulate, group):
+            for part, found in score(piece):
+                logps[part] = found.cpu()
+    for others in group.gather(logps):
+        logps = logps.where(~logps.isnan(), others)
+    return logps
 
 
 def save_scores(path: Path, follow_from: dict[str, str], logps: Tensor) -> None:

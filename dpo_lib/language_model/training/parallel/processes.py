@@ -11,14 +11,17 @@ import itertools
 import os
 import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from dpo_lib.language_model.training.parallel.sharding import is_sharded, is_wanted
+
+T = TypeVar("T")
 
 
 class Processes:
@@ -40,6 +43,17 @@ class Processes:
         values = [None] * self.count
         dist.all_gather_object(values, value)
         return values
+
+    def from_main(self, work: Callable[[], T]) -> T:
+        """All do the work, none waits; all take what the main process finds, or its ValueError."""
+        try:
+            found = work()
+        except ValueError as error:
+            found = error
+        found = self.gather(found)[0]
+        if isinstance(found, ValueError):
+            raise found
+        return found
 
     def any(self, signal: int) -> int:
         """The largest of everyone's numbers: all act on one process's signal, or none."""

@@ -1,0 +1,1 @@
+"""LoRA adapters: in a model, and in folders of peft's format."""
