@@ -38,8 +38,8 @@ if importlib.util.find_spec("dpo_lib") is None:"""
 INSTALL = "  # Colab\n    %pip install -q "
 MISSING = """
     raise ModuleNotFoundError(
-        'dpo_lib is missing: run %pip install "PATH{extra}" with the '
-        "path of the folder or zip file that this book came in."
+        'dpo_lib is missing: run %pip install "PATH{extra}" with '
+        "the path of the folder or zip file that this book came in."
     )"""
 
 
