@@ -166,8 +166,8 @@ def test_without_an_address_the_first_cell_says_what_to_do_in_one_sentence(extra
     with pytest.raises(ModuleNotFoundError) as missing:
         exec(code.replace('"dpo_lib"', '"dpo_lib_that_is_nowhere"'), {})
     assert str(missing.value) == (
-        f'dpo_lib is missing: run %pip install "{what}" with the '
-        "path of the folder or zip file that this book came in."
+        f'dpo_lib is missing: run %pip install "{what}" with '
+        "the path of the folder or zip file that this book came in."
     )
 
 

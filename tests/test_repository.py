@@ -24,8 +24,8 @@ ARCHIVE = f"{URL}/archive/refs/heads/{BRANCH}.zip"
 INSTALLED = "  # Colab\n    %pip install -q "
 MISSING = """
     raise ModuleNotFoundError(
-        'dpo_lib is missing: run %pip install "PATH{}" with the '
-        "path of the folder or zip file that this book came in."
+        'dpo_lib is missing: run %pip install "PATH{}" with '
+        "the path of the folder or zip file that this book came in."
     )"""
 CHAPTERS = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.name)]
 FORM = [
