@@ -76,7 +76,7 @@ def main() -> None:
         archive(package)
         kept = Path(folder, "constraints.txt")  # what the library brings may change none of these
         kept.write_text("\n".join(VERSIONS))
-        library = f"dpo-lib[language-model] @ {package.as_uri()}"
+        library = f"dpo-lib[language-model,lora] @ {package.as_uri()}"
         for what in (VERSIONS, ["--force-reinstall", "--no-deps", library], [library]):
             subprocess.run([python, "-m", "pip", "install", "-q", "-c", kept, *what], check=True)
         for chapter in sorted(ROOT.glob("book/*.ipynb")):

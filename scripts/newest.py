@@ -75,7 +75,7 @@ def failures(python: Path, what: list[str]) -> list[str]:
 def main() -> int:
     LOG.parent.mkdir(exist_ok=True)
     locked = versions(ROOT / ".venv/bin/python")
-    python = install(NEWEST, "--upgrade-strategy", "eager", "-e", ".[language-model]",
+    python = install(NEWEST, "--upgrade-strategy", "eager", "-e", ".[language-model,lora]",
                      *newest_requirements())  # fmt: skip
     newest = versions(python)
     changed = {name: new for name, new in newest.items() if locked.get(name, new) != new}

@@ -38,17 +38,17 @@ if importlib.util.find_spec("dpo_lib") is None:"""
 INSTALL = "  # Colab\n    %pip install -q "
 MISSING = """
     raise ModuleNotFoundError(
-        'dpo_lib is missing: run %pip install "PATH{extra}" with the '
-        "path of the folder or zip file that this book came in."
+        'dpo_lib is missing: run %pip install "PATH{extra}" with '
+        "the path of the folder or zip file that this book came in."
     )"""
 
 
 def guard(slug: str | None, branch: str, extra: bool) -> str:
     """The first code cell of a notebook; without an address it says what a reader can do."""
     if slug is None:
-        return GUARD + MISSING.format(extra="[language-model]" if extra else "")
+        return GUARD + MISSING.format(extra="[language-model,lora]" if extra else "")
     archive = f"https://github.com/{slug}/archive/refs/heads/{branch}.zip"
-    return GUARD + INSTALL + (f'"dpo-lib[language-model] @ {archive}"' if extra else archive)
+    return GUARD + INSTALL + (f'"dpo-lib[language-model,lora] @ {archive}"' if extra else archive)
 
 
 def pages(slug: str) -> str:

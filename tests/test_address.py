@@ -162,12 +162,12 @@ def test_without_an_address_the_first_cell_says_what_to_do_in_one_sentence(extra
         sys.path.pop(0)
     code = guard(None, "main", extra)
     exec(code, {})  # silent where the library is installed
-    what = "PATH[language-model]" if extra else "PATH"
+    what = "PATH[language-model,lora]" if extra else "PATH"
     with pytest.raises(ModuleNotFoundError) as missing:
         exec(code.replace('"dpo_lib"', '"dpo_lib_that_is_nowhere"'), {})
     assert str(missing.value) == (
-        f'dpo_lib is missing: run %pip install "{what}" with the '
-        "path of the folder or zip file that this book came in."
+        f'dpo_lib is missing: run %pip install "{what}" with '
+        "the path of the folder or zip file that this book came in."
     )
 
 

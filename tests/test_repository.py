@@ -24,8 +24,8 @@ ARCHIVE = f"{URL}/archive/refs/heads/{BRANCH}.zip"
 INSTALLED = "  # Colab\n    %pip install -q "
 MISSING = """
     raise ModuleNotFoundError(
-        'dpo_lib is missing: run %pip install "PATH{}" with the '
-        "path of the folder or zip file that this book came in."
+        'dpo_lib is missing: run %pip install "PATH{}" with '
+        "the path of the folder or zip file that this book came in."
     )"""
 CHAPTERS = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.name)]
 FORM = [
@@ -91,7 +91,9 @@ def test_a_notebook_is_committed_without_outputs(path):
 @each_notebook
 def test_the_first_code_cell_installs_a_missing_library_or_says_how(path):
     first, *others = cells(path, "code")
-    extra = "[language-model]" * any("dpo_lib.language_model" in cell.source for cell in others)
+    extra = "[language-model,lora]" * any(
+        "dpo_lib.language_model" in cell.source for cell in others
+    )
     archive = f'"dpo-lib{extra} @ {ARCHIVE}"' if extra else ARCHIVE
     assert first.source == GUARD + (INSTALLED + archive if URL else MISSING.format(extra))
     assert first.metadata.get("tags") == ["hide-input"]
