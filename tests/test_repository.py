@@ -163,6 +163,18 @@ def test_every_public_module_is_in_the_reference():
     assert sorted(listed) == sorted(n for n in names if not n.startswith("results"))
 
 
+def test_the_first_line_of_a_property_has_no_colon_which_sphinx_takes_for_the_end_of_a_type():
+    found = []
+    for path in (ROOT / "dpo_lib").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and "property" in map(
+                ast.unparse, node.decorator_list
+            ):
+                first = (ast.get_docstring(node) or "").partition("\n")[0]
+                found += [f"{path.name}: {node.name}"] * bool(re.search(r":(\s|$)", first))
+    assert found == []
+
+
 def written_down():
     """Everything that people read: pages, documents, docstrings and comments."""
     for folder in (".", "docs", "book", "_ext", "benchmarks", "scripts", "dpo_lib"):

@@ -60,7 +60,7 @@ class Log:
 
     @property
     def is_kto(self) -> bool:
-        """Whether single answers are labelled: a reference point, and no pair to be right about."""
+        """Whether single answers are labelled, with a reference point and no pair to be right about."""
         rewarded = self.series("rewards/chosen") or self.series("rewards/rejected")
         return bool(rewarded and self.series("kl") and not self.series("rewards/accuracies"))
 
@@ -102,7 +102,7 @@ class Log:
 
     @property
     def sees_more(self) -> bool:
-        """Whether the loss is known to look beyond a pair's two rewards: at lengths, or as SFT."""
+        """Whether the loss is known to look beyond a pair's two rewards, at lengths or as SFT."""
         loss = LOSSES.get(self.loss_name)
         return bool(self.settings.get("rpo_alpha") or (loss and loss.lengths))
 
