@@ -60,7 +60,7 @@ class Log:
 
     @property
     def is_kto(self) -> bool:
-        """Whether single answers are labelled, with a reference point and no pair to be right on."""
+        """Whether single answers are labelled, with a reference point and no order of pairs."""
         rewarded = self.series("rewards/chosen") or self.series("rewards/rejected")
         return bool(rewarded and self.series("kl") and not self.series("rewards/accuracies"))
 
