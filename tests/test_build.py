@@ -162,10 +162,17 @@ def test_two_builds_are_equal_byte_for_byte(built_book, second_book):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_code_cell_was_executed(built_book, path):
-    executed = nbformat.read(built_book.parent / "jupyter_execute/book" / path.name, 4)
-    counts = [cell.execution_count for cell in executed.cells if cell.cell_type == "code"]
+    kept, page = (
+        nbformat.read(built_book.parent / folder / "book" / path.name, 4)
+        for folder in ("executed", "jupyter_execute")
+    )
+    counts, shown = (
+        [cell.execution_count for cell in book.cells if cell.cell_type == "code"]
+        for book in (kept, page)
+    )
     written = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
     assert counts == list(range(1, 1 + len(written)))
+    assert shown == sorted(set(shown)) and shown[-1] == counts[-1]  # folded neighbours are one
 
 
 def test_no_page_is_heavier_than_one_and_a_half_megabytes(built_book):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from dpo_lib.language_model._transformers import computed_again
 from dpo_lib.language_model.models.hub import ModelError, quiet
 from dpo_lib.language_model.settings import Settings, TrainingError
 
@@ -99,29 +100,14 @@ def _keep(made_by, place: int, tensor: Tensor):
         made_by, place: the input's backward step and address. Not the input: autograd keeps this
             function as long as the tensor.
     """
-    again = _AGAIN.get(type(made_by).__name__)
+    again = computed_again(made_by)
     if again is None or tensor.data_ptr() != place:
         return tensor
-    return partial(again, made_by), tensor.shape
+    return again, tensor.shape
 
 
 def _give_back(kept) -> Tensor:
     return kept if isinstance(kept, Tensor) else kept[0]().view(kept[1])
-
-
-def _norm_again(fn) -> Tensor:
-    normed = (fn._saved_input - fn._saved_result1) * fn._saved_result2  # its mean, 1 / spread
-    weight, bias = fn._saved_weight, fn._saved_bias
-    normed = normed if weight is None else normed * weight
-    return (normed if bias is None else normed + bias).to(fn._saved_input.dtype)
-
-
-_AGAIN = {  # torch's name of an operation's backward step -> the operation
-    "GeluBackward0": lambda fn: nn.functional.gelu(
-        fn._saved_self, approximate=fn._saved_approximate
-    ),
-    "NativeLayerNormBackward0": _norm_again,
-}
 
 
 def is_adapted(model: nn.Module) -> bool:
