@@ -104,6 +104,17 @@ def test_figures_are_numbered_in_order_and_each_has_a_caption_that_is_seen_and_h
     assert max(ids.values(), default=1) == 1
 
 
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_page_has_a_description_and_its_korean_lines_are_marked_as_korean(soups, name):
+    said = soups[name].select_one("meta[name=description]")["content"]
+    assert 20 < len(said) <= 160
+    for element in soups[name].select("article p, article td, article li"):
+        own = "".join(element.find_all(string=True, recursive=False))
+        hangul, letters = re.findall(r"[\uac00-\ud7a3]", own), re.findall(r"[^\W\d_]", own)
+        if 2 * len(hangul) > len(letters):
+            assert element.find_parent(lang="ko") or element.get("lang") == "ko", own[:60]
+
+
 def cell(source, *tags, html=None):
     data = {"text/html": html} if html else {}
     outputs = [{"data": data}] if html else []

@@ -1,0 +1,47 @@
+"""What a page tells machines: which lines are Korean, and what it is about."""
+
+import html
+import re
+
+from docutils import nodes
+
+HANGUL = re.compile(r"[\uac00-\ud7a3]")
+LONGEST = 160  # characters of a description that a search engine shows
+
+
+def mark_korean(app, doctree):
+    """Give Korean paragraphs their language, or a screen reader would spell them in English."""
+    for paragraph in doctree.findall(nodes.paragraph):
+        letters = re.findall(r"[^\W\d_]", paragraph.astext())
+        if 3 * len(HANGUL.findall(paragraph.astext())) > len(letters) > 0:
+            # A paragraph alone in a table's cell or a list's item leaves no tag of its own.
+            around = isinstance(paragraph.parent, nodes.entry | nodes.list_item)
+            (paragraph.parent if around else paragraph)["classes"].append("language-ko")
+
+
+def describe(app, pagename, templatename, context, doctree):
+    """Add a description, the first paragraph of its prose, for search engines and shared links."""
+    if doctree is None:
+        return
+    prose = (p for p in doctree.findall(nodes.paragraph) if not isinstance(p.parent, nodes.entry))
+    said = next((p.astext() for p in prose), "")
+    text = html.escape(shortened(" ".join(said.split())))
+    title = html.escape(re.sub(r"<[^>]*>", "", context.get("title", "")))
+    context["metatags"] = context.get("metatags", "") + (
+        f'\n    <meta name="description" content="{text}">'
+        f'\n    <meta property="og:title" content="{title}">'
+        f'\n    <meta property="og:description" content="{text}">'
+    )
+
+
+def shortened(text: str) -> str:
+    """At most `LONGEST` characters, cut between words."""
+    if len(text) <= LONGEST:
+        return text
+    return text[: LONGEST - 1].rpartition(" ")[0] + "…"
+
+
+def setup(app):
+    """Connect all this; the extension `dpo_book` calls it."""
+    app.connect("doctree-read", mark_korean)
+    app.connect("html-page-context", describe)
