@@ -34,7 +34,7 @@ from dpo_lib.language_model.stages.shared.first_models import (
 )
 from dpo_lib.language_model.stages.shared.fresh_samples import FreshSamples
 from dpo_lib.language_model.stages.shared.loading import batches, load_held_out, load_pairs
-from dpo_lib.language_model.stages.shared.reference_scores import ReferenceScores
+from dpo_lib.language_model.stages.shared.reference_scores import ReferenceScores, ask_reference
 from dpo_lib.language_model.training.stage import Measurement, Stage
 from dpo_lib.objective import implicit_reward
 from dpo_lib.per_token import nll_loss
@@ -79,7 +79,6 @@ class DPO(Stage):
         self.fingerprint |= held_out_hash(held_out)
         wide = at_least_float32(policy.dtype)
         self.scores = ReferenceScores(self.settings, self.items, self.fingerprint, wide)
-        self.scored = 0  # the step up to which the reference has scored all that is met
         self.step = 0  # that is under way
 
     @classmethod
@@ -99,15 +98,8 @@ class DPO(Stage):
 
     def start(self, step: int) -> None:
         """Have the reference score what the run meets: it never changes, so once is enough."""
-        self.step, last = step, max(step, self.settings.steps)
-        if last > self.scored:
-            scores = self.scores.up_to(last, partial(self.logps, self.reference))
-            self.ref_logps = scores.to(self.policy.device)  # (items, 2): chosen, rejected
-            if self.reference is not None:
-                self.held_out_ref_logps = self.score_held_out(self.reference)
-            self.scored = last
-            if self.scores.complete:
-                self.reference = None
+        self.step = step
+        ask_reference(self, step)
 
     def evaluate(self) -> Measurement:
         """Loss, rewards and log-probabilities of the held-out pairs, and fresh completions."""

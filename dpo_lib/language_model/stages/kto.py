@@ -40,7 +40,7 @@ from dpo_lib.language_model.stages.shared.loading import (
     load_held_out_labelled,
     load_labelled,
 )
-from dpo_lib.language_model.stages.shared.reference_scores import ReferenceScores
+from dpo_lib.language_model.stages.shared.reference_scores import ReferenceScores, ask_reference
 from dpo_lib.language_model.training.parallel.processes import micro_batches, processes
 from dpo_lib.language_model.training.stage import Measurement, Stage
 from dpo_lib.objective import implicit_reward
@@ -88,7 +88,6 @@ class KTO(Stage):
         self.fingerprint |= held_out_hash(held_out)
         wide = at_least_float32(policy.dtype)
         self.scores = ReferenceScores(self.settings, self.items, self.fingerprint, wide)
-        self.scored = 0  # the step up to which the reference has scored all that is met
 
     @classmethod
     def from_settings(cls, settings: KTOSettings) -> tuple["KTO", Report]:
@@ -107,7 +106,7 @@ class KTO(Stage):
 
     def start(self, step: int) -> None:
         """Measure the step's reference point, and have the reference score what the run meets."""
-        self.ask_reference(step)
+        ask_reference(self, step)
         batch = batch_indices(self.settings.seed, step, self.settings.batch_size, self.items)
         self.desirable = self.data.labels[batch].double().mean().item()
         group = processes()
@@ -122,24 +121,12 @@ class KTO(Stage):
             check_start(self.settings, present - others)
         self.kl = reference_point(present, others)
 
-    def ask_reference(self, step: int) -> None:
-        """Have it score all that steps 1 to `step` meet: it never changes, so once is enough."""
-        last = max(step, self.settings.steps)
-        if last <= self.scored:
-            return
-        scores = self.scores.up_to(last, partial(self.logps, self.reference))
-        self.ref_logps = scores.to(self.policy.device)  # (items, 2): own, mismatched
-        if self.reference is not None:
-            self.held_out_ref_logps = self.score_held_out(self.reference)
-        self.scored = last
-        self.reference = None if self.scores.complete else self.reference
-
     def evaluate(self) -> Measurement:
         """Loss, rewards and log-probabilities of the held-out answers, and fresh completions.
 
         All of them are one batch: the reference point is measured on them together.
         """
-        self.ask_reference(1)  # before the first step it has not been asked yet
+        ask_reference(self, 1)  # before the first step it has not been asked yet
         found = self._held_out_figures() if self.held_out.own else {}
         return Measurement(found) | self.samples.draw(self.policy)
 

@@ -76,7 +76,7 @@ class ShiftedScores(Healthy):
     """The reference's stored scores belong to the row before."""
 
     def start(self, step):
-        fresh = self.scored == 0
+        fresh = self.scores.scored == 0
         super().start(step)
         if fresh:
             self.ref_logps = self.ref_logps.roll(1, 0)

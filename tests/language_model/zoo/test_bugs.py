@@ -67,6 +67,12 @@ def test_every_bug_is_counted_once_and_says_what_someone_did():
         assert bug.__doc__.endswith(".") and "\n" not in bug.__doc__
 
 
+@pytest.mark.parametrize("bug", [*VISIBLE, *INVISIBLE])
+def test_every_bug_can_be_trained(start, bug):
+    """A chapter trains them all; a name that is gone from a stage shows here first."""
+    assert record(bug.of(start, steps=2)).rows
+
+
 def test_every_rule_that_a_bug_is_mapped_to_exists():
     assert {rule.replace(" ", "_") for rule in VISIBLE.values()} <= {
         rule.__name__ for rule in doctor.RULES

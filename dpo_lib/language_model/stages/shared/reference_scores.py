@@ -10,6 +10,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -58,6 +59,7 @@ class ReferenceScores:
         }
         self.logps = torch.full((items, 2), torch.nan, dtype=dtype)
         self.asked = False  # whether the file has been looked at
+        self.scored = 0  # the step up to which the reference has scored all that is met
         self.kept = False  # whether it gave scores, maybe of another machine
 
     @property
@@ -125,6 +127,27 @@ def score_batches(
     for others in group.gather(logps):
         logps = logps.where(~logps.isnan(), others)
     return logps
+
+
+def ask_reference(stage, step: int) -> None:
+    """Have the reference score what a stage meets in steps 1 to `step`, and its held-out rows.
+
+    It never changes, so once is enough; it is let go when there is nothing left to ask it.
+
+    Args:
+        stage: with `scores`, `reference`, `policy`, `logps` and `score_held_out`; it gets
+            `ref_logps`, shape (items, 2), and `held_out_ref_logps`.
+    """
+    last = max(step, stage.settings.steps)
+    if last <= stage.scores.scored:
+        return
+    scores = stage.scores.up_to(last, partial(stage.logps, stage.reference))
+    stage.ref_logps = scores.to(stage.policy.device)
+    if stage.reference is not None:
+        stage.held_out_ref_logps = stage.score_held_out(stage.reference)
+    stage.scores.scored = last
+    if stage.scores.complete:
+        stage.reference = None
 
 
 def save_scores(path: Path, follow_from: dict[str, str], logps: Tensor) -> None:
