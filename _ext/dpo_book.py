@@ -3,6 +3,7 @@
 - the repository buttons point to the repository that is being built, also in a fork, and are
   left out where it has no address;
 - chapters are executed side by side, and again only when what they depend on changes;
+- a page has two layers, the deeper one folded, and says how long each takes to read;
 - folded cells say what they hold, figures and equations have addresses, and the numbers of
   equations in the text lead to them; Korean lines are marked as such, pages have a description;
 - after a build with a warning every page is read again, until its cause is gone;
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import equations
 import heads
+import layers
 from address import point_buttons
 from execution import ChapterFailed, Chapters, execute_all, fingerprint, prepare
 from outline import outline
@@ -50,7 +52,8 @@ def insert_outputs(app, docname, source):
     if chapter.suffix != ".ipynb":
         return
     book, written = app.chapters.with_outputs(chapter, source[0])
-    source[0] = json.dumps(outline(json.loads(book), chapter.stem))
+    timed = layers.state_times(json.loads(book), chapter.stem)
+    source[0] = json.dumps(outline(timed, chapter.stem))
     for text in written:
         LOG.warning(f"stderr, kept out of the page: {text.strip()}", location=docname)
 
@@ -116,6 +119,7 @@ def setup(app):
     app.connect("html-page-context", drop_thebe, priority=900)  # after sphinx-thebe
     equations.setup(app)
     heads.setup(app)
+    layers.setup(app)
     ours = fingerprint(*(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))))
     version = int(ours, 16)  # what these files do to a page is kept with it: read all again
     return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": version}
