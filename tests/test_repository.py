@@ -30,7 +30,6 @@ MISSING = """
 CHAPTERS = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.name)]
 FORM = [
     "## The question",
-    "## Set-up",
     "## See it small",
     "## The statement",
     "## The derivation",

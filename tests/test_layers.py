@@ -1,0 +1,79 @@
+"""Two layers of a page: what is folded, what opens it, and how long each takes to read."""
+
+import re
+
+import pytest
+from conftest import NOTEBOOKS
+from layers import minutes, sizes, state_times, words
+from test_pages import visit
+
+DEEP = [path for path in NOTEBOOKS if "# Depth: " in path.read_text(encoding="utf-8")]
+
+
+def markdown(text):
+    return {"cell_type": "markdown", "metadata": {}, "source": text}
+
+
+def code(text, output="", tags=()):
+    outputs = [{"output_type": "stream", "text": output}] if output else []
+    return {"cell_type": "code", "metadata": {"tags": list(tags)}, "source": text, "outputs": outputs}
+
+
+def test_words_are_those_that_a_reader_meets():
+    assert words("One [two](three_four.ipynb) `five`, $a + b = c$ and $$x\n= y$$.") == 6
+    assert words("<details><summary>It's</summary> 0.53</details>") == 2
+
+
+def test_depth_ends_at_the_next_heading_of_its_level():
+    book = {
+        "cells": [
+            markdown("# Title\n\none two\n\n### Depth: three four\n\nfive"),
+            code("a = 1\n\nb = 2", "printed"),
+            markdown("#### six\n\nseven"),
+            markdown("### eight"),
+            code("c = 3", "nine ten"),
+            code("d = 4\ne = 5", tags=["hide-input"]),
+        ]
+    }
+    main, everything = sizes(book)
+    assert main == (len("Title one two eight nine ten".split()), 1)
+    assert everything == (len("Title one two Depth three four five printed six".split()) + 4, 3)
+
+
+def test_a_folded_solution_and_an_undrawn_table_are_not_of_the_main_line():
+    table = "<p>a b</p><svg>c</svg><details>d</details><script>e</script>"
+    figure = {"cell_type": "code", "metadata": {"tags": ["hide-input"]}, "source": "draw()"}
+    figure["outputs"] = [{"data": {"text/html": table, "text/plain": "f g h"}}]
+    book = {"cells": [markdown("one <details><summary>x</summary>y z</details>"), figure]}
+    assert sizes(book) == ((3, 0), (6, 0))
+
+
+def test_reading_takes_150_words_or_ten_lines_a_minute():
+    assert minutes((1500, 0)) == minutes((0, 100)) == 10
+    book = {"cells": [markdown("# A\n\n**You need** nothing.\n\nText"), code("x\n" * 100)]}
+    assert "nothing. **Time** 10 minutes. Its" in state_times(book, "none")["cells"][0]["source"]
+
+
+@pytest.mark.parametrize("path", DEEP, ids=lambda path: path.stem)
+def test_depth_is_folded_opens_by_a_link_and_on_paper_and_reads_without_javascript(
+    browser, built_book, path
+):
+    address = (built_book / f"book/{path.stem}.html").as_uri()
+    with visit(browser, address) as (page, complaints):
+        folds = page.locator(".dpo-depth > details")
+        headings = re.findall(r"#+ Depth: ", path.read_text(encoding="utf-8"))
+        assert folds.count() == len(headings)
+        assert page.locator(".dpo-depth > details[open]").count() == 0
+        for ident in page.locator(".dpo-depth").evaluate_all("all => all.map(e => e.id)"):
+            page.evaluate("id => { location.hash = id; }", ident)
+            page.wait_for_function(f"document.querySelector('#{ident} > details').open")
+        page.reload()
+        assert page.locator(".dpo-depth > details[open]").count() == 1
+        page.locator(".dpo-depth > details > summary").first.press("Enter")
+        page.emulate_media(media="print")
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert page.locator(".dpo-depth > details[open]").count() == len(headings)
+        assert complaints == []
+    with visit(browser, address, java_script_enabled=False) as (page, _):
+        page.locator(".dpo-depth > details > summary").first.click()
+        assert page.locator(".dpo-depth > details[open]").count() == 1
