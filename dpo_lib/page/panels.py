@@ -21,7 +21,7 @@ def panels(fig: Figure) -> list[list[Artist]]:
     that lie on no grid.
     """
     places: dict = {}
-    for ax in fig.axes:
+    for ax in filter(Axes.get_visible, fig.axes):
         places.setdefault(ax.get_subplotspec(), []).append(ax)  # twins share a place
     if len(places) < 2 or None in places:
         return []
@@ -41,34 +41,36 @@ def boxes(fig: Figure, found: list[list[Artist]]) -> list[list[float]]:
     has two values more: that panel's index, and how far its axis must be moved. A legend that is
     wider than the panels comes in pieces, each with the legend's index.
     """
-    renderer = FigureCanvasAgg(fig).get_renderer()
-    widest = max(ax.get_tightbbox(renderer).width for ax in fig.axes)
-    made = []
-    for index, (first, *twins) in enumerate(found):
-        borrowed = []
-        if isinstance(first, Legend):
-            parts = _columns(first, widest, renderer)
-        else:
-            parts = [Bbox.union([artist.get_tightbbox(renderer) for artist in (first, *twins)])]
-        if lender := _lender(first, found):
-            shift = float(first.bbox.x0 - lender.bbox.x0)
-            axis = lender.yaxis.get_tightbbox(renderer).translated(shift, 0)
-            parts = [Bbox.union([*parts, axis])]
-            borrowed = [int(lender.get_gid().removeprefix(PANEL)), round(shift * 72 / fig.dpi, 1)]
-        made += [[index, *_in_points(part, fig), *borrowed] for part in parts]
-    return made
+    dpi, fig.dpi = fig.dpi, 72  # as the SVG was drawn: a legend's parts lie where they did then
+    try:
+        renderer = FigureCanvasAgg(fig).get_renderer()
+        axes = [artists[0] for artists in found if isinstance(artists[0], Axes)]
+        widest = max(ax.get_tightbbox(renderer).width for ax in axes)
+        return [box for artists in found for box in _boxes_of(artists, found, widest, renderer)]
+    finally:
+        fig.dpi = dpi
 
 
-def _in_points(box: Bbox, fig: Figure) -> list[float]:
-    """x, y, width and height with some air around, y from the top."""
-    points = 72 / fig.dpi
-    corner = box.x0 * points - _AIR, (fig.bbox.height - box.y1) * points - _AIR
-    size = box.width * points + 2 * _AIR, box.height * points + 2 * _AIR
-    return [round(float(value), 1) for value in (*corner, *size)]
+def _boxes_of(artists: list[Artist], found: list[list[Artist]], widest: float, renderer):
+    first, borrowed = artists[0], []
+    if isinstance(first, Legend):
+        parts = _columns(first, widest, renderer)
+    else:
+        parts = [Bbox.union([artist.get_tightbbox(renderer) for artist in artists])]
+    if lender := _lender(first, found):
+        shift = float(first.bbox.x0 - lender.bbox.x0)
+        axis = lender.yaxis.get_tightbbox(renderer).translated(shift, 0)
+        parts = [Bbox.union([*parts, axis])]
+        borrowed = [int(lender.get_gid().removeprefix(PANEL)), round(shift, 1)]
+    top = first.figure.bbox.height
+    for box in parts:
+        corner = box.x0 - _AIR, top - box.y1 - _AIR
+        numbers = *corner, box.width + 2 * _AIR, box.height + 2 * _AIR
+        yield [found.index(artists), *(round(float(number), 1) for number in numbers), *borrowed]
 
 
 def _columns(legend: Legend, widest: float, renderer) -> list[Bbox]:
-    """The boxes of as many of a legend's columns at a time as are no wider than `widest`."""
+    """A legend's box; its title's and those of as many columns at a time as fit, if it is wider."""
     whole, columns = legend.get_tightbbox(renderer), {}
     for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
         box = Bbox.union([handle.get_window_extent(renderer), text.get_window_extent(renderer)])
@@ -78,7 +80,9 @@ def _columns(legend: Legend, widest: float, renderer) -> list[Bbox]:
         column = Bbox.union(entries)
         wider = Bbox.union([parts[-1], column]) if parts else column
         parts[-1:] = [wider] if wider.width <= widest else [*parts[-1:], column]
-    return [whole] if len(parts) == 1 else parts
+    title = legend.get_title()
+    heading = [title.get_window_extent(renderer)] if title.get_text() else []
+    return heading + parts if len(parts) > 1 else [whole]
 
 
 def _lender(panel: Artist, found: list[list[Artist]]) -> Axes | None:
