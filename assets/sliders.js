@@ -48,7 +48,8 @@
       const exact = value() === text || Number(value()) === number(text);
       return exact ? "" : `${text} is not drawn; this is ${value()}. `;
     };
-    return { name: element.dataset.name, label, values, range, field, play, at, to, value, show, take };
+    const name = element.dataset.name;
+    return { name, label, values, range, field, play, at, to, value, show, take };
   };
 
   let walk = null; // the slider that plays: one at a time
@@ -77,7 +78,10 @@
       const mine = walk?.part === part;
       pause();
       if (mine) return;
-      if (part.at() === last) part.to(0), moved();
+      if (part.at() === last) {
+        part.to(0);
+        moved();
+      }
       tell(true);
       walk = { part, tell, timer: setInterval(step, PACE) };
     });

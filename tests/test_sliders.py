@@ -6,8 +6,9 @@ from urllib.parse import unquote
 
 import pytest
 from bs4 import BeautifulSoup
-from conftest import SOURCES
+from conftest import SOURCES, build, build_or_fail
 from setting_links import untaken
+from test_build import tiny_book
 from test_pages import TEXT, settle, visit
 
 SETTING = re.compile(r"\]\(#[^)]*=")
@@ -211,6 +212,27 @@ def test_a_link_that_nothing_on_its_page_takes_is_found():
     assert untaken(slider + made) == ["gamma=1", "beta=1&gamma=1", "fig-5-1&beta=1"]
     assert untaken(made + '<div data-takes="beta gamma labels">') == [
         "fig-5-2&beta=1", "fig-5-1&beta=1"]  # fmt: skip
+
+
+SLIDER = """
+from dpo_lib.page.plotting import figure
+from dpo_lib.page.widgets import slide
+
+slide(lambda beta: figure(2, 1)[0], lambda beta: f"At {beta:g}.", "Nothing", beta=(0.1, 0.2))
+"""
+
+
+def test_a_link_in_markdown_sets_a_slider_and_one_that_sets_none_fails_the_strict_build(tmp_path):
+    page = tiny_book(tmp_path, SLIDER) / "page.ipynb"
+    text = page.read_text()
+    page.write_text(text.replace("# Page", "# Page\\n\\nSet [β = 0.2](#beta=0.2)."))
+    html = (build_or_fail(tmp_path) / "page.html").read_text()
+    (link,) = BeautifulSoup(html, "html.parser").select("article a.dpo-set")
+    assert (link["href"], link.get_text()) == ("#beta=0.2", "β = 0.2")
+    page.write_text(page.read_text().replace("#beta=0.2", "#gamma=0.2"))
+    result = build(tmp_path, "--strict")
+    assert result.returncode != 0
+    assert "no figure of this page can be set by #gamma=0.2" in result.stdout
 
 
 SIDE_BY_SIDE = [
