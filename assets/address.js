@@ -1,16 +1,24 @@
 // The state of what moves on a page, in the page's address: #beta=0.3 for whatever has a beta,
 // #fig-5-2&beta=0.3 for one figure. A link in the text sets it; moving a figure writes it.
 window.dpoAddress = (() => {
-  const read = () => {
-    const parts = decodeURIComponent(location.hash.slice(1)).split("&");
-    const id = parts[0].includes("=") ? "" : parts.shift();
-    const pairs = parts.filter((part) => part.includes("=")).map((part) => part.split("=", 2));
-    return { id, values: Object.fromEntries(pairs) };
+  const decoded = (text) => {
+    try {
+      return decodeURIComponent(text);
+    } catch { // "20% flipped" typed by hand
+      return text;
+    }
   };
+  const read = () => {
+    const parts = location.hash.slice(1).split("&");
+    const id = parts[0].includes("=") ? "" : decoded(parts.shift());
+    const pairs = parts.filter((part) => part.includes("=")).map((part) => part.split("=", 2));
+    return { id, values: Object.fromEntries(pairs.map((pair) => pair.map(decoded))) };
+  };
+  const encoded = (value) => String(value).replace(/[%&=#]/g, encodeURIComponent); // legible else
 
   // replaceState: the back button leads to the page before, not through every position.
   const write = (id, values) => {
-    const pairs = Object.entries(values).map(([name, value]) => `${name}=${value}`);
+    const pairs = Object.entries(values).map(([name, value]) => `${name}=${encoded(value)}`);
     history.replaceState(null, "", `#${[id, ...pairs].filter(Boolean).join("&")}`);
   };
 

@@ -18,13 +18,14 @@ with sync_playwright() as playwright:
     page = browser.new_page(viewport=SIZE, color_scheme="light")
     page.goto((ROOT / "_build/html/book/00_start.html").as_uri())
     page.evaluate("window.MathJax?.startup.promise")
-    slider = page.locator(".dpo-slider input").first
+    slider = page.locator(".dpo-slider input[type=range]").first
     slider.evaluate("input => scrollTo(0, input.getBoundingClientRect().top + scrollY - 100)")
     steps = range(int(slider.get_attribute("max")) + 1)
     pictures = []
     for step in [*reversed(steps), *steps[::2]]:
         slider.evaluate(
-            "(input, step) => { input.value = step; input.dispatchEvent(new Event('input')); }",
+            "(input, step) => { input.value = step;"
+            " input.dispatchEvent(new Event('input', { bubbles: true })); }",
             step,
         )
         picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")

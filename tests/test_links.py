@@ -23,12 +23,13 @@ class Page(HTMLParser):
 
     def __init__(self, path: Path):
         super().__init__()
-        self.anchors, self.links = set(), []
+        self.anchors, self.links, self.takes = set(), [], set()
         self.feed(path.read_text())
 
     def handle_starttag(self, tag, attrs):
         named = dict(attrs)
         self.anchors |= {named[key] for key in ("id", "name") if named.get(key)}
+        self.takes |= set(named.get("data-takes", "").split())
         self.links += [named[key] for key in ("href", "src") if named.get(key)]
 
 
@@ -50,7 +51,10 @@ def dead_links(html: Path) -> list[tuple[str, str]]:
             fragment = unquote(parts.fragment)
             found = target.is_file() and target.is_relative_to(html.resolve())
             if found and fragment and target in pages:
-                found = fragment in pages[target].anchors
+                own = fragment.split("&")  # an address, values that a figure takes, or both
+                anchors = {part for part in own if "=" not in part}
+                wanted = {part.partition("=")[0] for part in own if "=" in part}
+                found = anchors <= pages[target].anchors and wanted <= pages[target].takes
             if not found:
                 dead.append((path.name, link))
     return dead

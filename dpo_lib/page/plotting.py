@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dpo_lib.evaluation import frontier
 from dpo_lib.objective import objective, optimal_log_policy
+from dpo_lib.page.panels import AXIS, PANEL, boxes, panels
 
 BLUE, ORANGE, GREEN, PINK, GREY = "#2f86c8", "#c9731a", "#1f9a6c", "#b05a96", "#848484"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, GREY)
@@ -62,12 +63,14 @@ def svg(fig: Figure, alt: str) -> str:
     Args:
         alt: what the figure shows, in a sentence, for readers who cannot see it.
     """
-    buffer = io.StringIO()
+    found, buffer = panels(fig), io.StringIO()
     fig.savefig(buffer, format="svg")
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     # A <style> inside an inline SVG would restyle the whole page, and slowly at that.
     text = re.sub(r"<(metadata|style)\b.*?</\1>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(rf' id="{PANEL}(\d+)"', r' data-panel="\1"', text)
+    text = re.sub(rf' id="{AXIS}(\d+)"', r' data-axis="\1"', text)
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', text))
     # Ids such as "axes_1" recur in every figure of a page; only those referred to may stay.
     text = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in used else "", text)
@@ -77,7 +80,8 @@ def svg(fig: Figure, alt: str) -> str:
     label = html.escape(alt, quote=True)
     narrowest = 0.6 * 96 * fig.get_figwidth()  # px: on a phone it scrolls before text is too small
     style = f"min-width: {narrowest:.0f}px; stroke-linejoin: round"
-    opening = f'<svg role="img" aria-label="{label}" style="{style}" '
+    stacked = f'data-panels="{boxes(fig, found)}" ' if found else ""
+    opening = f'<svg role="img" aria-label="{label}" {stacked}style="{style}" '
     return text.replace("<svg ", opening, 1).strip()
 
 

@@ -2,13 +2,17 @@ import itertools
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
+from conftest import ROOT
 
 from dpo_lib.page.plotting import figure, svg
-from dpo_lib.page.widgets import BETAS, StaticSlider, slide
+from dpo_lib.page.sliders import StaticSlider, text, ticks
+from dpo_lib.page.widgets import BETAS, slide
 
 VOID = {"input", "br", "hr", "img", "meta", "link"}
+SCRIPT = (ROOT / "assets/sliders.js").read_text()
 GRID = (0.1, 0.25, 0.5, 1.0)
 
 
@@ -71,14 +75,15 @@ def data_of(page):
 def test_the_book_s_slider_is_well_formed_and_shows_its_starting_position(static):
     text = static(start={"beta": 0.25})._repr_html_()
     page = Page(text)
-    ((control, _),) = page.find("input")
-    assert (control["type"], control["min"], control["max"]) == ("range", "0", "3")
-    assert control["value"] == "1"
+    ((control, _),) = page.find("input", type="range")
+    assert (control["min"], control["max"], control["value"]) == ("0", "3", "1")
     assert control["aria-valuetext"] == "β = 0.25"
-    ((output, shown),) = page.find("output")
-    assert (output["for"], shown) == (control["id"], "0.25")
-    ((label, _),) = page.find("label")
-    assert label["for"] == control["id"]
+    ((typed, _),) = page.find("input", type="text")
+    assert (typed["value"], typed["aria-label"]) == ("0.25", "β, a value")
+    ((label, words),) = page.find("label")
+    assert (label["for"], words) == (control["id"], "β =")
+    ((button, _),) = page.find("button")
+    assert "hidden" in button  # it does nothing without the script
     ((_, sentence),) = page.find("p", role="status")
     assert sentence == describe(0.25)
     assert f'<div class="dpo-frame">{svg(draw(0.25), describe(0.25))}</div>' in text
@@ -94,28 +99,76 @@ def test_the_data_hold_a_frame_and_a_sentence_for_each_position(static):
 
 def test_a_sentence_cannot_break_out_of_the_data_or_the_page(static):
     text = static()._repr_html_()
-    assert text.count("</script>") == 2  # the data's and the code's own ends
+    assert text.count("</script>") == 1  # the data's own end
     page = Page(text)
-    assert len(page.find("script")) == 2
+    assert len(page.find("script")) == 1
     assert not page.find("b")
 
 
 def test_a_value_that_looks_like_markup_is_shown_as_text(static):
-    page = Page(static(beta=('<i>"', "&amp;"), describe=lambda beta: "", draw=lambda beta: draw(1))
-                ._repr_html_())  # fmt: skip
-    assert not page.find("i")
-    assert [text for _, text in page.find("td")][::2] == ['<i>"', "&amp;"]
-    assert page.find("output")[0][1] == "&amp;"
-    assert page.find("input")[0][0]["aria-valuetext"] == "β = &amp;"
+    def made(*values):
+        slider = static(beta=values, describe=lambda beta: "", draw=lambda beta: draw(1))
+        return Page(slider._repr_html_())
+
+    values = ('<i>"', "&amp;")
+    few, many = made(*values), made(*values, *"abcde")
+    for page in few, many:
+        assert not page.find("i")
+        assert [text for _, text in page.find("td")][:3:2] == list(values)
+    assert [text for _, text in few.find("label")] == list(values)
+    assert [text for _, text in many.find("option")][:2] == list(values)
+
+
+def test_numbers_are_slid_along_and_names_are_chosen_from(static):
+    def kinds(**choices):
+        page = Page(static(describe=lambda **_: "", draw=lambda **_: draw(1), **choices)
+                    ._repr_html_())  # fmt: skip
+        inputs = [attributes["type"] for attributes, _ in page.find("input")]
+        return inputs, len(page.find("select")), len(page.find("fieldset"))
+
+    assert kinds(beta=(1, 2)) == (["text", "range"], 0, 0)
+    assert kinds(beta=tuple("abcdef")) == (["radio"] * 6, 0, 1)
+    assert kinds(beta=tuple("abcdefg")) == ([], 1, 0)
+
+
+def test_names_are_a_named_group_with_the_starting_one_chosen(static):
+    page = Page(static(wins=("few", "many"), start={"wins": "many"}, describe=lambda **_: "",
+                       draw=lambda **_: draw(1))._repr_html_())  # fmt: skip
+    assert [text for _, text in page.find("legend")] == ["wins"]
+    radios = [attributes for attributes, _ in page.find("input", type="radio")]
+    assert ["checked" in radio for radio in radios] == [False, True]
+    assert len({radio["name"] for radio in radios}) == 1
+    page = Page(static(beta=tuple("abcdefg"), start={"beta": "b"}, describe=lambda **_: "",
+                       draw=lambda **_: draw(1))._repr_html_())  # fmt: skip
+    assert [text for a, text in page.find("option") if "selected" in a] == ["b"]
+
+
+def test_a_slider_says_what_it_takes_and_each_control_its_name(static):
+    page = Page(static(wins=(3, 30))._repr_html_())
+    ((slider, _),) = page.find("div", **{"class": "dpo-slider"})
+    controls = page.find("div", **{"class": "dpo-control"})
+    assert slider["data-takes"].split() == [c["data-name"] for c, _ in controls] == ["beta", "wins"]
+
+
+@pytest.mark.parametrize(
+    "values", [BETAS, range(3), range(9), range(10), range(41), range(0, 10**6, 7919)]
+)
+def test_five_to_eight_values_stand_under_a_slider_the_ends_among_them(values):
+    texts = [text(value) for value in values]
+    chosen = ticks(texts)
+    assert chosen == sorted(set(chosen))
+    assert {0, len(texts) - 1} <= set(chosen)
+    assert len(chosen) == len(texts) or 5 <= len(chosen) <= 8
+    gaps = [b - a for a, b in pairwise(chosen)]
+    assert gaps == [] or max(gaps) <= 2 * min(gaps)
 
 
 def test_two_sliders_count_positions_as_the_script_does(static):
     wins = (3, 30)
     page = Page(static(wins=wins)._repr_html_())
-    data, controls = data_of(page), page.find("input")
+    data, controls = data_of(page), page.find("input", type="range")
     assert [int(control["max"]) + 1 for control, _ in controls] == [4, 2]
-    script = page.find("script")[1][1]
-    assert "position = position * data.values[k].length + Number(input.value)" in script
+    assert "parts.reduce((sum, part) => sum * part.values.length + part.at(), 0)" in SCRIPT
     for places in itertools.product(range(4), range(2)):
         position = 0
         for k, place in enumerate(places):  # the script's arithmetic: the last varies fastest
@@ -145,8 +198,8 @@ def test_a_slider_is_the_same_bytes_each_time_and_its_ids_are_its_own(static):
     controls = [{i for i in page_ids if i.startswith("dpo-")} for page_ids in ids]
     assert controls[0].isdisjoint(controls[1])
     for page in pages:
-        holder = page.find("div", **{"class": "dpo-slider"})[0][0]["id"]
-        assert f'document.getElementById("{holder}")' in page.find("script")[1][1]
+        (control,) = (attributes for attributes, _ in page.find("input", type="range"))
+        assert page.find("label", **{"for": control["id"]})
 
 
 def test_a_title_is_the_group_s_name(static):
@@ -168,6 +221,19 @@ def test_a_start_off_the_grid_is_refused(static, start):
 def test_the_grid_of_beta_rises_and_holds_the_values_of_the_text():
     assert list(BETAS) == sorted(set(BETAS))
     assert {0.05, 0.1, 0.5, 1.0, 5.0, 20.0} <= set(BETAS)
+
+
+@pytest.mark.parametrize(
+    ("grid", "kind"),
+    [(GRID, "SelectionSlider"), (("few", "many"), "RadioButtons"), (tuple("abcdefg"), "Dropdown")],
+)
+def test_with_a_kernel_a_control_is_of_the_kind_that_a_page_has(monkeypatch, grid, kind):
+    monkeypatch.delenv("DPO_BOOK_BUILD", raising=False)
+    box = slide(lambda x: draw(1), lambda x: str(x), "A line", {"x": grid[1]}, x=grid)
+    _, control, picture = box.children
+    assert type(control).__name__ == kind and control.value == grid[1]
+    control.value = grid[0]
+    assert f"<p>{grid[0]}</p>" in picture.value
 
 
 def test_with_a_kernel_moving_the_slider_redraws_the_picture(monkeypatch):
