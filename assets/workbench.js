@@ -30,7 +30,7 @@
     const names = unnamed(size).map((name, i) => before?.names[i] ?? name);
     return {
       reward,
-      ref: told("ref", listed) ?? (same ? before.ref : Array(size).fill(1)),
+      ref: told("ref", listed) ?? (same ? before.ref : Array(size).fill(1 / size)),
       beta: told("beta", number) ?? before?.beta ?? 1,
       names: told("names", (text) => text.split(",")) ?? names,
       wins: told("wins", (text) => text.split(";").map(listed)) ?? ((same && before.wins) || null),
@@ -221,6 +221,7 @@
       if (kind !== wanted) {
         drawn = window.dpoPictures.of(state.view, state.names.length);
         element.replaceChildren(...drawn.map((picture) => picture.element));
+        element.dataset.view = state.view;
         kind = wanted;
       }
       drawn.forEach((picture) => picture.draw(state, world));
@@ -233,10 +234,10 @@
     const columns = ({ reward, view }, world) => {
       const exp = (logs) => logs.map(Math.exp);
       const found = { reward, reference: exp(world.logRef), "optimum (4)": exp(world.logPolicy),
-        "implicit (5)": world.implicit, shift: world.shift };
-      if (view === "loss" && world.fit?.attained && world.fit.determined)
-        found["smallest loss"] = exp(world.fit.logPolicy);
-      return found;
+        "implicit (5)": world.implicit };
+      if (view !== "loss") return { ...found, shift: world.shift };
+      const known = world.fit?.attained && world.fit.determined;
+      return known ? { ...found, "smallest loss": exp(world.fit.logPolicy) } : found;
     };
     const draw = (state, world) => {
       const { names, beta, view } = state, found = columns(state, world);
@@ -329,9 +330,9 @@
       pictures(), numbers(), buttons(get, () => change(start))];
     const parts = [choice, typed, beta, fibre, wins, seen, counted, below];
     root.querySelectorAll(":scope > :not(.dpo-title, .dpo-sentence)").forEach((old) => old.remove());
-    const inputs = [choice, typed, beta, fibre, wins].map((part) => part.element);
-    said.before(make("div", { class: "dpo-inputs" }, ...inputs), seen.element);
-    said.after(counted.element, below.element);
+    const inputs = [typed, beta, fibre, wins].map((part) => part.element);
+    said.before(choice.element, seen.element);
+    said.after(make("div", { class: "dpo-inputs" }, ...inputs), counted.element, below.element);
     draw();
 
     window.dpoAddress?.follow(({ id, values }) => {

@@ -43,11 +43,12 @@ window.dpoPictures = (() => {
 
   // Shares and entropy of each pixel of the triangle's box; they never change.
   const WIDE = 130, HIGH = 113;
-  const PIXELS = Array.from({ length: WIDE * HIGH }, (_, k) => {
+  const PIXELS = Float64Array.from(Array.from({ length: WIDE * HIGH }, (_, k) => {
     const top = 1 - (Math.floor(k / WIDE) + 0.5) / HIGH, right = ((k % WIDE) + 0.5) / WIDE - top / 2;
     const shares = [top, 1 - top - right, right].map((share) => Math.max(share, 0));
     return [...shares, -sum(shares.map((share) => (share > 0 ? share * Math.log(share) : 0)))];
-  });
+  }).flat());
+  const IMAGE = new ImageData(Uint8ClampedArray.from(PIXELS, (_, k) => [47, 134, 200, 0][k % 4]), WIDE);
 
   // Objective (3) is linear in the policy plus beta times its entropy.
   const paintHill = (canvas, { reward, beta }, { logRef, logZ }) => {
@@ -55,16 +56,14 @@ window.dpoPictures = (() => {
     if (canvas.hidden) return;
     const corner = reward.map((r, i) => r + beta * logRef[i]);
     const top = beta * logZ, depth = top - Math.min(...corner);
-    const context = canvas.getContext("2d"), image = context.createImageData(WIDE, HIGH);
-    const [first, second, third] = corner;
-    for (let k = 0; k < PIXELS.length; k++) {
-      const [p, q, s, entropy] = PIXELS[k];
-      const below = (top - p * first - q * second - s * third - beta * entropy) / depth;
+    for (let k = 0; k < PIXELS.length; k += 4) {
+      const reached = PIXELS[k] * corner[0] + PIXELS[k + 1] * corner[1] + PIXELS[k + 2] * corner[2];
+      const below = (top - reached - beta * PIXELS[k + 3]) / depth;
       let band = 0;
       while (band < 6 && below > BANDS[band]) band++;
-      image.data.set([47, 134, 200, 150 - 24 * band], 4 * k);
+      IMAGE.data[k + 3] = 150 - 24 * band;
     }
-    context.putImageData(image, 0, 0);
+    canvas.getContext("2d").putImageData(IMAGE, 0, 0);
   };
 
   const triangle = (view) => {
@@ -81,13 +80,13 @@ window.dpoPictures = (() => {
     box.className = "dpo-triangle";
     box.append(...(view === "fibre" ? [drawing] : [canvas, drawing]));
     const key = [["reference", "square", "reference"], ["optimum", "circle", "optimum (4)"]];
-    if (view === "fibre") key.push(["first", "line", "the same grid"]);
+    if (view === "fibre") key.push(["first", "line", "same grid"]);
     else key.push(["optimum dpo-open", "line", "optima, β from ∞ to 0"]);
     if (view === "loss") key.push(["least", "diamond", "smallest loss"]);
 
     const draw = (state, world) => {
       const { reward, names } = state, { logRef } = world;
-      labels.forEach((label, i) => (label.textContent = brief(names[i], 18)));
+      labels.forEach((label, i) => (label.textContent = brief(names[i], view === "fibre" ? 9 : 18)));
       move(ref, inTriangle(exp(logRef)));
       move(best, inTriangle(exp(world.logPolicy)));
       least.style.display = view === "loss" && leastPolicy(world) ? "" : "none";
@@ -183,11 +182,11 @@ window.dpoPictures = (() => {
     const floor = svg("path", { class: "dpo-floor" }), thread = svg("path", { class: "dpo-rule" });
     const shift = svg("path", { class: "dpo-optimum dpo-open" });
     const here = point("optimum", "circle"), member = point("least", "diamond");
-    const axes = [{ x: 76, y: 196, "text-anchor": "middle" }, { x: 248, y: 196, "text-anchor": "middle" }].map(text);
+    const axes = document.createElement("span");
     const draw = ({ reward, beta, names }, { logRef, logZ }) => {
       const range = rangeOf(reward), unit = 72 / range;
       const place = ([u, v], height) =>
-        [160 + 0.97 * (u + v) * unit, 134 + 0.45 * (u - v) * unit - height * unit];
+        [160 + 0.97 * (u + v) * unit, 148 + 0.6 * (u - v) * unit - height * unit];
       const onSheet = ([u, v]) =>
         place([u, v], (u + v) / 3 - beta * optimum([u, v, 0], logRef, beta).logZ);
       gridLines(range).forEach((lines, k) =>
@@ -200,13 +199,13 @@ window.dpoPictures = (() => {
       move(here, place(own, height));
       move(member, place(own, its));
       const [first, second, third] = names.map((name) => brief(name, 9));
-      axes[0].textContent = `${second} − ${third}`;
-      axes[1].textContent = `${first} − ${third}`;
+      axes.textContent = `↘ ${first} − ${third}  ↗ ${second} − ${third}`;
     };
-    const key = [["optimum", "circle", "reward r"], ["least", "diamond", "f(r), equation (8)"],
-      ["rule", "line", "its fibre"], ["first", "line", "rewards with Z = 1"],
-      ["floor", "line", "rewards with mean 0"]];
-    return { element: figure(frame(floor, ...sheet, thread, shift, member, here, ...axes), key), draw };
+    const key = [["optimum", "circle", "reward r"], ["least", "diamond", "f(r), (8)"],
+      ["rule", "line", "fibre"], ["first", "line", "Z = 1"], ["floor", "line", "mean 0"]];
+    const element = figure(frame(floor, ...sheet, thread, shift, member, here), key);
+    element.lastChild.append(axes);
+    return { element, draw };
   };
 
   const shown = {
