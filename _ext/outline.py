@@ -70,6 +70,8 @@ def what_it_holds(cell: dict) -> str:
     outputs = "".join("".join(out.get("data", {}).get("text/html", "")) for out in cell["outputs"])
     if "dpo-slider" in outputs:
         return "Code of this slider"
+    if "dpo-workbench" in outputs:
+        return "Code of this workbench"
     if "dpo-figure" in outputs:
         return "Code of this figure"
     return "Code of this table" if cell["outputs"] else "Numbers for the figure below"

@@ -6,6 +6,8 @@
     // A name that differs from the visible text cannot be spoken to.
     each(".search-button-field, summary[aria-label]", (e) => e.removeAttribute("aria-label"));
     each(".theme-switch", (e) => e.removeAttribute("title"));
+    // It watches a list of headings that this book does not have, and throws on #beta=0.3.
+    document.body.removeAttribute("data-bs-spy");
     // The book's title lies outside every landmark.
     each(".sidebar-primary-item:has(> .navbar-brand)", (e) => {
       e.setAttribute("role", "navigation");

@@ -82,7 +82,7 @@ def test_a_number_shows_its_equation_while_it_is_pointed_at(browser, built_book,
 def test_a_folded_cell_says_what_it_holds_and_no_two_stand_together(soups, name):
     words = Counter(x.get_text(strip=True) for x in soups[name].select("details.hide > summary"))
     known = {"Code of this figure", "Code of this slider", "Code of this table",
-             "Numbers for the figure below"}  # fmt: skip
+             "Code of this workbench", "Numbers for the figure below"}  # fmt: skip
     assert {word.removesuffix(word[len(word) // 2 :]) for word in words} <= known
     for cell in soups[name].select("div.cell.tag_hide-input"):
         following = cell.find_next_sibling()
@@ -96,7 +96,7 @@ def test_figures_are_numbered_in_order_and_each_has_a_caption_that_is_seen_and_h
     numbers = [link.get_text() for link in soups[name].select("a.dpo-number")]
     place = label(name.rpartition("/")[2])
     assert numbers == [f"Figure {place}.{k}" for k in range(1, len(numbers) + 1)]
-    assert len(soups[name].select(".dpo-figure, .dpo-slider")) == len(numbers)
+    assert len(soups[name].select(".dpo-figure, .dpo-slider, .dpo-workbench")) == len(numbers)
     for figure in soups[name].select(".dpo-figure"):
         assert figure.name == "figure" and len(figure.figcaption.get_text()) > 30
         assert figure.svg["aria-hidden"] == "true"  # the caption is its name
