@@ -21,6 +21,7 @@ import equations
 import heads
 import layers
 import setting_links
+import searching
 from address import point_buttons
 from execution import ChapterFailed, Chapters, execute_all, fingerprint, prepare
 from outline import outline
@@ -123,6 +124,7 @@ def setup(app):
     heads.setup(app)
     layers.setup(app)
     setting_links.setup(app)
+    searching.setup(app)
     ours = fingerprint(*(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))))
     version = int(ours, 16)  # what these files do to a page is kept with it: read all again
     return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": version}
