@@ -15,13 +15,6 @@
     });
   };
 
-  // What scrolls sideways must scroll with the arrow keys as well.
-  const tabStops = () =>
-    each(".dpo-frame", (e) => {
-      e.tabIndex = e.scrollWidth > e.clientWidth ? 0 : -1;
-    });
-
   // The first change of state comes before Font Awesome makes images of icons and their titles.
   document.addEventListener("readystatechange", names, { once: true });
-  ["load", "resize"].forEach((type) => addEventListener(type, tabStops));
 })();
