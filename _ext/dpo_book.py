@@ -5,6 +5,7 @@
 - chapters are executed side by side, and again only when what they depend on changes;
 - folded cells say what they hold, figures and equations have addresses, and the numbers of
   equations in the text lead to them; Korean lines are marked as such, pages have a description;
+- the page of the reader's progress lists every question of the book;
 - after a build with a warning every page is read again, until its cause is gone;
 - mathematics is typeset by a local MathJax, and no page asks another machine for anything.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import equations
 import heads
+import questions
 from address import point_buttons
 from execution import ChapterFailed, Chapters, execute_all, fingerprint, prepare
 from outline import outline
@@ -116,6 +118,7 @@ def setup(app):
     app.connect("html-page-context", drop_thebe, priority=900)  # after sphinx-thebe
     equations.setup(app)
     heads.setup(app)
+    questions.setup(app)
     ours = fingerprint(*(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))))
     version = int(ours, 16)  # what these files do to a page is kept with it: read all again
     return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": version}
