@@ -7,6 +7,7 @@
 - folded cells say what they hold, figures and equations have addresses, and the numbers of
   equations in the text lead to them; Korean lines are marked as such, pages have a description;
 - links in the text set figures, `#beta=0.05`, and a link that nothing takes is a warning;
+- the page of the reader's progress lists every question of the book;
 - after a build with a warning every page is read again, until its cause is gone;
 - mathematics is typeset by a local MathJax, and no page asks another machine for anything.
 """
@@ -22,6 +23,7 @@ import heads
 import layers
 import setting_links
 import searching
+import questions
 from address import point_buttons
 from execution import ChapterFailed, Chapters, execute_all, fingerprint, prepare
 from outline import outline
@@ -125,6 +127,7 @@ def setup(app):
     layers.setup(app)
     setting_links.setup(app)
     searching.setup(app)
+    questions.setup(app)
     ours = fingerprint(*(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))))
     version = int(ours, 16)  # what these files do to a page is kept with it: read all again
     return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": version}

@@ -4,6 +4,7 @@ import re
 
 # The first cell, which installs the library where it is missing; imports that nobody asked to see.
 SETUP = re.compile(r".*\bfind_spec|(import|from) ", re.DOTALL)
+ASKING = re.compile(r'class="dpo-(?:question|revisit)"')
 NUMBERED = re.compile(r'<(?:figcaption|p class="dpo-title")>')
 
 
@@ -27,6 +28,9 @@ def outline(book: dict, name: str) -> dict:
         if "hide-input" in tags:
             if is_setup(cell):
                 tags.append("remove-cell")
+            if asks(cell):
+                tags.append("remove-input")  # the code of a question has its answer
+                tags.remove("hide-input")
             cell["metadata"]["mystnb"] = fold(cell)
         for output in cell["outputs"]:
             page = output.get("data", {})
@@ -51,7 +55,18 @@ def join_folded(book: dict) -> None:
 
 def folded(cell: dict) -> bool:
     """Whether a cell's code is folded, and shown at all."""
-    return "hide-input" in cell["metadata"].get("tags", []) and not is_setup(cell)
+    tags = cell["metadata"].get("tags", [])
+    return "hide-input" in tags and not is_setup(cell) and not asks(cell)
+
+
+def asks(cell: dict) -> bool:
+    """Whether a cell's output is a question to the reader, or what became of a prediction."""
+    return bool(ASKING.search(shown(cell)))
+
+
+def shown(cell: dict) -> str:
+    """The HTML that a cell's outputs put on the page."""
+    return "".join("".join(out.get("data", {}).get("text/html", "")) for out in cell["outputs"])
 
 
 def is_setup(cell: dict) -> bool:
@@ -67,7 +82,7 @@ def fold(cell: dict) -> dict[str, str]:
 
 def what_it_holds(cell: dict) -> str:
     """A folded cell in a few words."""
-    outputs = "".join("".join(out.get("data", {}).get("text/html", "")) for out in cell["outputs"])
+    outputs = shown(cell)
     if "dpo-slider" in outputs:
         return "Code of this slider"
     if "dpo-workbench" in outputs:

@@ -312,7 +312,7 @@ def test_a_wrong_answer_is_refused_with_a_hint(name, attempt):
     verdict = CHECKS[name](attempt)
     assert not verdict
     assert repr(verdict).startswith("Not yet: input ")
-    assert "Hint: " in verdict.message
+    assert " Hint: " in repr(verdict)
 
 
 @every_check
@@ -320,6 +320,18 @@ def test_an_unfinished_stub_is_no_error(check):
     verdict = check(unfinished)
     assert not verdict
     assert "returns nothing so far" in verdict.message
+
+
+@every_check
+def test_on_a_built_page_an_unfinished_stub_leaves_a_folded_hint_and_no_reproach(
+    check, monkeypatch
+):
+    verdict = check(unfinished)
+    assert verdict._repr_html_() is None  # a notebook shows the sentence
+    monkeypatch.setenv("DPO_BOOK_BUILD", "1")
+    shown = verdict._repr_html_()
+    assert shown.startswith('<details class="dpo-hint"><summary>Hint</summary>')
+    assert "Not yet" not in shown and "nothing so far" not in shown
 
 
 @every_check
@@ -336,7 +348,7 @@ def test_whatever_an_attempt_raises_becomes_a_verdict(check):
 def test_whatever_an_attempt_returns_becomes_a_verdict(check, value):
     verdict = check(lambda *_: value)
     assert not verdict
-    assert "Hint: " in verdict.message
+    assert " Hint: " in repr(verdict)
 
 
 @every_check

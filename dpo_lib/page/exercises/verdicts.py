@@ -1,26 +1,38 @@
 """What every self-check is made of: an attempt, the truth, the inputs, and the verdict."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from dpo_lib.page.questions.words import folded
 from dpo_lib.world import random_world
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of a self-check: true if the exercise is solved."""
+    """The outcome of a self-check: true if the exercise is solved.
+
+    A stub that nobody has touched yet is no mistake: on a built page it leaves a folded hint.
+    """
 
     passed: bool
     message: str
+    hint: str = ""
 
     def __bool__(self) -> bool:
         return self.passed
 
     def __repr__(self) -> str:
-        return f"{'Solved' if self.passed else 'Not yet'}: {self.message}"
+        hint = f" Hint: {self.hint}" if self.hint else ""
+        return f"{'Solved' if self.passed else 'Not yet'}: {self.message}{hint}"
+
+    def _repr_html_(self) -> str | None:
+        if self.passed or not os.environ.get("DPO_BOOK_BUILD"):
+            return None  # a notebook then shows the sentence
+        return folded("Hint", self.hint or self.message)
 
 
 def compare(
@@ -43,15 +55,15 @@ def compare(
         try:
             got = attempt(*arguments)
             if got is None:
-                return Verdict(False, f"the function returns nothing so far. Hint: {hint}")
+                return Verdict(False, "the function returns nothing so far.", hint)
             got = torch.as_tensor(got, dtype=torch.float64)
         except Exception as error:  # whatever a reader's first draft raises
-            return Verdict(False, f"it raised {type(error).__name__}: {error}. Hint: {hint}")
+            return Verdict(False, f"it raised {type(error).__name__}: {error}.", hint)
         if got.shape != wanted.shape:
             shapes = f"shape {tuple(got.shape)} instead of {tuple(wanted.shape)}"
-            return Verdict(False, f"input {trial} gives {shapes}. Hint: {hint}")
+            return Verdict(False, f"input {trial} gives {shapes}.", hint)
         if not torch.allclose(got, wanted, rtol=tolerance, atol=tolerance):
-            return Verdict(False, f"input {trial} gives another value. Hint: {hint}")
+            return Verdict(False, f"input {trial} gives another value.", hint)
     return Verdict(True, property_)
 
 
