@@ -13,6 +13,8 @@
       e.setAttribute("role", "navigation");
       e.setAttribute("aria-label", "Book title");
     });
+    // Bootstrap's spy finds no contents of its name, takes every link for one, trips over "=".
+    delete document.body.dataset.bsSpy;
   };
 
   // The first change of state comes before Font Awesome makes images of icons and their titles.

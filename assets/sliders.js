@@ -127,7 +127,7 @@
     });
     addEventListener("pageshow", () => draw()); // what a browser brings back of an earlier visit
     draw();
-    return { root, set };
+    return { frame, set };
   };
 
   const buttons = () =>
@@ -147,9 +147,9 @@
       addEventListener(type, (event) => event.target === walk?.part.play || pause(), true));
     window.dpoAddress.follow(async (state) => {
       pause();
-      const roots = sliders.filter((slider) => slider.set(state)).map((slider) => slider.root);
+      const frames = sliders.filter((slider) => slider.set(state)).map((slider) => slider.frame);
       await settled;
-      roots.sort(nearby)[0]?.scrollIntoView({ block: "nearest" });
+      frames.sort(nearby)[0]?.scrollIntoView({ block: "nearest" });
     });
   });
 })();
