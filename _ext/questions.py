@@ -14,12 +14,12 @@ ASKED = re.compile(
 
 
 def collect(app, doctree):
-    """Remember what a page asks: (name, kind, question) in its order."""
+    """Remember what a page asks: (name, question) in its order."""
     if not hasattr(app.env, "questions"):
         app.env.questions = {}
     texts = [raw.astext() for raw in doctree.findall(nodes.raw)]
     found = [json.loads(data) for text in texts for data in ASKED.findall(text)]
-    app.env.questions[app.env.docname] = [(q["name"], q["kind"], q["question"]) for q in found]
+    app.env.questions[app.env.docname] = [(q["name"], q["question"]) for q in found]
 
 
 def forget(app, env, docname):
@@ -47,21 +47,23 @@ def fill(app, doctree, docname):
 
 
 def table(app, docname: str) -> str:
-    """A row for each question with a link to its place; assets/progress.js fills in the state."""
-    rows = "".join(
-        f'<tr><th scope="row">{html.escape(app.env.titles[name].astext())}</th>'
-        f'<td><a href="{app.builder.get_relative_uri(docname, name)}#q-{ident}">{question}</a></td>'
-        f"<td>{'prediction' if kind.startswith('predict') else 'question'}</td>"
-        f'<td data-name="{ident}">open</td></tr>'
-        for name, asked in sorted(app.env.questions.items())
-        for ident, kind, question in asked
-    )
-    head = "".join(f'<th scope="col">{word}</th>' for word in ("Page", "Question", "Kind", "You"))
+    """The questions of each page, linked to their places; assets/progress.js fills in the state."""
+
+    def rows(page: str, asked: list) -> str:
+        address = app.builder.get_relative_uri(docname, page)
+        title = html.escape(app.env.titles[page].astext())
+        return f'<tbody><tr><th colspan="2" scope="rowgroup">{title}</th></tr>' + "".join(
+            f'<tr><td><a href="{address}#q-{name}">{question}</a></td>'
+            f'<td data-name="{name}">open</td></tr>'
+            for name, question in asked
+        )
+
+    pages = sorted((page, asked) for page, asked in app.env.questions.items() if asked)
     return (
-        '<div class="dpo-progress"><p role="status"></p>'
-        f'<div class="pst-scrollable-table-container"><table class="table"><thead><tr>{head}</tr>'
-        f"</thead><tbody>{rows}</tbody></table></div>"
-        '<p class="dpo-erase"><button type="button" hidden>Erase everything</button></p></div>'
+        '<div class="dpo-progress"><p role="status"></p><table class="table"><thead><tr>'
+        '<th scope="col">Question</th><th scope="col">You</th></tr></thead>'
+        f"{''.join(rows(*page) + '</tbody>' for page in pages)}</table>"
+        '<p><button type="button" hidden>Erase everything</button></p></div>'
     )
 
 

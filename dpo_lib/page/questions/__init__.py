@@ -14,5 +14,6 @@ __all__, __getattr__, __dir__ = exports(
         "predictions": ["predict", "revisit"],
         "answers": ["ask"],
         "puzzles": ["arrange", "blanks"],
+        "spaced": ["Recall", "recall"],
     },
 )

@@ -88,6 +88,6 @@ def _width(value: float) -> float:
 def _generic(answer: float) -> list[tuple[float, str]]:
     """Slips that any number allows."""
     found = [(-answer, "the size is right, the sign is not")] if answer else []
-    if 0 < abs(answer) <= 1:
+    if 0 < answer < 1:
         found.append((100 * answer, "write a percentage with its sign %, or as a fraction of 1"))
     return found

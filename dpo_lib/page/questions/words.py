@@ -6,19 +6,25 @@ import os
 import re
 from collections.abc import Sequence
 
-PIECES = re.compile(r"\$(?P<tex>[^$]+)\$|`(?P<code>[^`]+)`")
+PIECES = re.compile(
+    r"\$(?P<tex>[^$]+)\$|`(?P<code>[^`]+)`|\[(?P<link>[^\]]+)\]\((?P<page>\w+)\.ipynb(?P<at>#[\w-]+)?\)"
+)
 
 
 def rich(text: str) -> str:
-    """HTML of a text in which `code` and $mathematics$ may stand.
+    """HTML of a text in which `code`, $mathematics$ and links to chapters may stand.
 
     A notebook typesets dollars by itself; a built page wants the marks that Sphinx writes.
     """
+    built = bool(os.environ.get("DPO_BOOK_BUILD"))
 
     def piece(match: re.Match) -> str:
         if match["code"]:
             return f"<code>{match['code']}</code>"
-        if not os.environ.get("DPO_BOOK_BUILD"):
+        if match["link"]:
+            address = f"{match['page']}.{'html' if built else 'ipynb'}{match['at'] or ''}"
+            return f'<a href="{address}">{match["link"]}</a>'
+        if not built:
             return match[0]
         return rf'<span class="math notranslate nohighlight">\({match["tex"]}\)</span>'
 
