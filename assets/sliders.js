@@ -143,8 +143,11 @@
     const sliders = [...document.querySelectorAll(".dpo-slider")].map(start);
     buttons();
     still.addEventListener("change", () => { pause(); buttons(); });
+    // Its own button pauses by its click; anything else that is touched, at once.
+    const own = (event) =>
+      event.target === walk?.part.play && ["Enter", " ", undefined].includes(event.key);
     ["pointerdown", "keydown"].forEach((type) =>
-      addEventListener(type, (event) => event.target === walk?.part.play || pause(), true));
+      addEventListener(type, (event) => own(event) || pause(), true));
     window.dpoAddress.follow(async (state) => {
       pause();
       const frames = sliders.filter((slider) => slider.set(state)).map((slider) => slider.frame);

@@ -9,7 +9,7 @@ from bs4 import BeautifulSoup
 from conftest import SOURCES, build, build_or_fail
 from setting_links import untaken
 from test_build import tiny_book
-from test_pages import TEXT, settle, visit
+from test_pages import TEXT, visit
 
 SETTING = re.compile(r"\]\(#[^)]*=")
 WITH_LINKS = [name for name in SOURCES if SETTING.search(TEXT[name])]
@@ -29,7 +29,7 @@ def opened(browser, built_book):
         visits.append(visit(browser, f"{(built_book / name).as_uri()}.html{address}", **options))
         page, complaints = visits[-1].__enter__()
         visits.append(complaints)
-        settle(page)
+        page.evaluate("window.MathJax?.startup.promise")
         return page
 
     yield open_
@@ -57,10 +57,18 @@ def sentence(page) -> str:
     return page.locator(".dpo-sentence").first.inner_text()
 
 
+def stop_the_clock(page):
+    """From here on only `page.clock.run_for` lets time pass."""
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
+
+
 def said_in_table(page, *choice: str) -> str:
     """The sentence of a position in the table that needs no script."""
-    rows = page.locator(".dpo-slider tbody tr").all()
-    cells = (row.locator("td").all_inner_texts() for row in rows)
+    cells = page.evaluate(
+        "[...document.querySelectorAll('.dpo-slider tbody tr')]"
+        ".map(row => [...row.cells].map(cell => cell.textContent))"
+    )
     return next(words[-1] for words in cells if words[:-1] == list(choice))
 
 
@@ -134,8 +142,7 @@ def test_nonsense_that_is_typed_is_said_and_moves_nothing(opened, typed):
 
 def test_play_walks_to_the_end_in_order_and_stops_there(opened):
     page = opened("book/09_theorem", "#beta=0.25&c=0")
-    page.clock.install()
-    page.evaluate("document.querySelector('[data-name=c] .dpo-value').scrollIntoView()")
+    stop_the_clock(page)
     button = page.get_by_role("button", name="Play c", exact=True)
     seen = []
     button.press("Enter")
@@ -150,7 +157,7 @@ def test_play_walks_to_the_end_in_order_and_stops_there(opened):
 @pytest.mark.parametrize("touch", ["the button", "a key", "the page", "a link"])
 def test_a_slider_that_plays_stops_as_soon_as_anything_is_touched(opened, touch):
     page = opened("book/03_objective", "#beta=0.05")
-    page.clock.install()
+    stop_the_clock(page)
     page.locator(".dpo-play").click()
     page.clock.run_for(1000)
     assert values(page)["beta"] == "0.08"
