@@ -48,7 +48,8 @@ window.dpoPictures = (() => {
     const shares = [top, 1 - top - right, right].map((share) => Math.max(share, 0));
     return [...shares, -sum(shares.map((share) => (share > 0 ? share * Math.log(share) : 0)))];
   }).flat());
-  const IMAGE = new ImageData(Uint8ClampedArray.from(PIXELS, (_, k) => [47, 134, 200, 0][k % 4]), WIDE);
+  const BLUE = Uint8ClampedArray.from(PIXELS, (_, k) => [47, 134, 200, 0][k % 4]);
+  const IMAGE = new ImageData(BLUE, WIDE);
 
   // Objective (3) is linear in the policy plus beta times its entropy.
   const paintHill = (canvas, { reward, beta }, { logRef, logZ }) => {
@@ -130,7 +131,8 @@ window.dpoPictures = (() => {
         })];
       }));
     };
-    return { element: figure(drawing, kinds.map(([kind, words]) => [kind, "square", words])), draw };
+    const key = kinds.map(([kind, words]) => [kind, "square", words]);
+    return { element: figure(drawing, key), draw };
   };
 
   // Rewards left, implicit rewards right: one shift for all, so the distances stay.

@@ -26,7 +26,8 @@ from dpo_lib.page._markup import shown
 from dpo_lib.page.workbench import VIEWS, workbench
 from dpo_lib.preferences import is_connected, preference_table
 
-SCRIPTS = ["address", "closed_forms", "workbench_words", "workbench_pictures", "workbench"]
+SCRIPTS = ["address", "closed_forms", "workbench_words", "workbench_pictures", "workbench_inputs",
+           "workbench"]  # fmt: skip
 NAMES = ["best", "middle", "worst"]
 THREE = {"reward": [2, 1, 0], "ref": [0.2, 0.3, 0.5], "names": NAMES}
 PHONE = {"width": 390, "height": 844}
@@ -344,7 +345,7 @@ def test_in_the_book_the_links_of_the_text_set_it_with_the_network_blocked(brows
             link.click()
             values = dict(p.split("=") for p in link.get_attribute("href")[1:].split("&"))
             assert page.locator(f"input[value={values['view']}]").is_checked()
-            fields = page.locator(".dpo-dial:nth-child(2) input[type=number]").all()
+            fields = page.locator(".dpo-answer :nth-child(2) input[type=number]").all()
             assert [f.input_value() for f in fields] == values["rewards"].split(",")
             assert page.locator(".dpo-sentence").is_visible()
         assert complaints == []
