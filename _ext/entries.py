@@ -13,7 +13,6 @@ EXCERPT = 150  # characters of an entry that a result shows
 UNREAD = (nodes.title, nodes.thead, nodes.raw, nodes.literal_block, nodes.math_block)
 UNREAD += (addnodes.desc_signature,)
 GREEK = r"\\(?:var)?(alpha|beta|gamma|epsilon|eta|theta|kappa|pi|sigma|tau|phi)\b"
-
 LAYOUT = r"\\(?:hat|mathrm|mathbb|mathcal|text|[Bb]igg?[lr]?|left|right)\b|[{}$]|\\\W"
 
 
@@ -82,7 +81,7 @@ def beginning(page: str, node: nodes.Node, known: dict, first: bool) -> Iterator
     elif isinstance(node, nodes.row) and page in ROWS and ids:
         yield row_entry(node)
     elif isinstance(node, addnodes.desc) and not isinstance(node.parent, addnodes.desc_content):
-        yield Entry("", node[0]["ids"][0])  # its address is its name
+        yield from (Entry("", name) for name in node[0]["ids"][:1])  # its address is its name
     for target in (target for target in ids if known.get(target) == page):
         tag = TAG.search(node.astext())
         name = re.sub(r"(\d+)", r"(\1)", tag[1]) if tag else target.replace("-", " ")
