@@ -79,7 +79,7 @@ def weights(entries: list[Entry], titles: dict[str, str], words: Words) -> dict[
     Steps are in base 36, weights from A, 0, to I, 8.
     """
     texts = [words.count(entry.text) for entry in entries]
-    mean = sum(text.total() for text in texts) / len(texts) or 1
+    mean = sum(text.total() for text in texts) / max(len(texts), 1) or 1
     found, last = defaultdict(str), defaultdict(int)
     for number, (entry, text) in enumerate(zip(entries, texts, strict=True)):
         short = 1 / (0.3 + 0.7 * text.total() / mean)  # a word says more of a short text
