@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from unicodedata import lookup
 
 from docutils import nodes
 from equations import NUMBER, TAG, key
@@ -9,13 +10,10 @@ from sphinx import addnodes
 
 ROWS = ("book/glossary", "book/symptoms")  # pages whose table rows are entries
 EXCERPT = 150  # characters of an entry that a result shows
-UNREAD = (nodes.title, nodes.raw, nodes.literal_block, nodes.math_block, addnodes.desc_signature)
-MATHEMATICS = [
-    (r"\\beta\b", "β"),
-    (r"\\(?:mathrm|mathbb|mathcal|operatorname|text)\b", ""),
-    (r"\\[^a-z]|\\(?:big+|left|right|q?quad|[lr]angle)\b[lr]?", " "),
-    (r"[\\{}$&]", ""),
-]
+UNREAD = (nodes.title, nodes.thead, nodes.raw, nodes.literal_block, nodes.math_block)
+UNREAD += (addnodes.desc_signature,)
+GREEK = r"\\(?:var)?(alpha|beta|gamma|epsilon|eta|theta|kappa|pi|sigma|tau|phi)\b"
+LAYOUT = r"\\(?:hat|mathrm|mathbb|mathcal|text|[Bb]igg?[lr]?|left|right)\b|[{}$]|\\\W"
 
 
 class Entry:
@@ -50,9 +48,7 @@ def entries_of(page: str, doctree: nodes.document, known: dict[str, str]) -> lis
             entry.bold += f" {node.astext()}"
         elif not isinstance(node, nodes.Inline):
             entry.text += " "
-        # Of a docstring its first paragraph: the rest is for those who have arrived.
-        short = isinstance(node, addnodes.desc_content)
-        for child in node.children[: 1 if short else None]:
+        for child in read(node):
             begun = list(beginning(page, child, known, not entries))
             entries.extend(begun)
             place = begun[-1] if begun else entry
@@ -67,22 +63,34 @@ def entries_of(page: str, doctree: nodes.document, known: dict[str, str]) -> lis
     return entries
 
 
+def read(node: nodes.Node) -> list[nodes.Node]:
+    """What of a node is text: of a row what is not its title, of a docstring how it begins."""
+    if isinstance(node, nodes.row) and node["ids"]:
+        return node.children[-1:]
+    return node.children[: 1 if isinstance(node, addnodes.desc_content) else None]
+
+
 def beginning(page: str, node: nodes.Node, known: dict, first: bool) -> Iterator[Entry]:
     """The entry that begins at a node, if one does."""
     ids = node["ids"] if isinstance(node, nodes.Element) else []
     if isinstance(node, nodes.section):
-        title = node.next_node(nodes.title).astext()
+        title = title_of(node)
         number = re.match(r"(\d+)\. ", title)
         names = (f"chapter {number[1]}",) if first and number else ()
         yield Entry(title, "" if first else ids[0], names)
     elif isinstance(node, nodes.row) and page in ROWS and ids:
         yield row_entry(node)
     elif isinstance(node, addnodes.desc) and not isinstance(node.parent, addnodes.desc_content):
-        yield Entry("", node[0]["ids"][0])  # its address is its name
+        yield from (Entry("", name) for name in node[0]["ids"][:1])  # its address is its name
     for target in (target for target in ids if known.get(target) == page):
         tag = TAG.search(node.astext())
         name = re.sub(r"(\d+)", r"(\1)", tag[1]) if tag else target.replace("-", " ")
         yield Entry(f"Equation {name}" if tag else name.capitalize(), target, (name,))
+
+
+def title_of(section: nodes.section) -> str:
+    parts = section.next_node(nodes.title).children
+    return "".join(plain(x.astext()) if isinstance(x, nodes.math) else x.astext() for x in parts)
 
 
 def row_entry(row: nodes.row) -> Entry:
@@ -97,10 +105,13 @@ def row_entry(row: nodes.row) -> Entry:
 
 
 def plain(tex: str) -> str:
-    r"""Mathematics as it may stand in a line of text: `\beta\log Z(x)` is "β log Z(x)"."""
-    for pattern, word in MATHEMATICS:
-        tex = re.sub(pattern, word, tex)
-    return tex
+    r"""Mathematics in a line of text: `\beta\log Z(x)` is "β log Z(x)"; fractions are dots."""
+    tex = re.sub(GREEK, lambda name: lookup(f"GREEK SMALL LETTER {name[1]}"), tex)
+    tex = re.sub(
+        r"\\(?:hat|mathrm|mathbb|mathcal|text|[Bb]igg?[lr]?|left|right)\b|[{}$]|\\\W", "", tex
+    )
+    tex = re.sub(r"\\(ln|log|exp|max|min) *", r" \1 ", tex).replace("\\mid", "|")
+    return " … " if "\\" in tex else tex
 
 
 def said_of_statements(doctree: nodes.document) -> dict[str, str]:

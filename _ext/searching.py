@@ -79,14 +79,15 @@ def weights(entries: list[Entry], titles: dict[str, str], words: Words) -> dict[
     Steps are in base 36, weights from A, 0, to I, 8.
     """
     texts = [words.count(entry.text) for entry in entries]
-    mean = sum(text.total() for text in texts) / len(texts)
+    mean = sum(text.total() for text in texts) / max(len(texts), 1) or 1
     found, last = defaultdict(str), defaultdict(int)
     for number, (entry, text) in enumerate(zip(entries, texts, strict=True)):
         short = 1 / (0.3 + 0.7 * text.total() / mean)  # a word says more of a short text
         count = Counter({word: times * short for word, times in text.items()})
-        own = entry.title or entry.anchor
-        for said, worth in ((own, TITLE), (entry.bold, BOLD), (titles[entry.page], PAGE)):
-            count.update({word: worth for word in words.count(said)})
+        title = words.count(entry.title or entry.anchor)
+        count.update({word: TITLE / (1 + title.total() / 8) for word in title})
+        count.update({word: BOLD for word in words.count(entry.bold)})
+        count.update({word: PAGE for word in words.count(titles[entry.page])})
         for word, times in count.items():
             found[word] += base_36(number - last[word]) + chr(65 + round(8 * times / (times + 1.5)))
             last[word] = number

@@ -68,13 +68,14 @@
     return new Map([...found].map(([entry, [score, part]]) => [entry, score * (part / all) ** 2]));
   };
 
-  // Pages with their entries, best first: what has the query for a name, then by score.
+  // Pages with their entries, best first: what has the query for a name, then by score, to which
+  // a page's second entry adds, for a page that speaks of it twice is rather about it.
   const ranked = (query) => {
     const { entries, names, pages } = window.dpoSearch;
     const terms = [...new Set(words(query))];
     const found = scores(terms);
-    const named = names[words(query).join(" ")];
-    if (named !== undefined) found.set(named, Infinity);
+    const name = words(query).join(" ");
+    if (Object.hasOwn(names, name)) found.set(names[name], Infinity);
     const byPage = new Map();
     for (const [entry, score] of [...found].sort((a, b) => b[1] - a[1] || a[0] - b[0])) {
       const page = entries[entry][0];
@@ -101,33 +102,30 @@
     return title || anchor.replace("dpo_lib.", "");
   };
 
-  const item = ({ page, entries }) => {
+  const line = (...parts) => {
+    const made = document.createElement("p");
+    made.append(...parts);
+    return made;
+  };
+
+  const item = ({ page, entries: [first, ...others] }) => {
+    const [, anchor, , excerpt] = window.dpoSearch.entries[first.entry];
     const title = window.dpoSearch.pages[page][1];
-    const [, anchor, , excerpt] = window.dpoSearch.entries[entries[0].entry];
     const made = document.createElement("li");
-    made.append(link(entries[0].entry, anchor ? `${title} › ${titleOf(entries[0].entry)}` : title));
-    const said = document.createElement("p");
-    said.textContent = excerpt;
-    made.append(said);
-    const more = entries.slice(1, 1 + MORE)
-      .filter(({ entry, score }) => window.dpoSearch.entries[entry][1] && score > entries[1].score / 2);
-    if (more.length) {
-      const also = document.createElement("p");
-      also.append("also there: ");
-      more.forEach(({ entry }, k) => {
-        also.append(k ? " · " : "", link(entry, titleOf(entry)));
-      });
-      made.append(also);
-    }
+    made.append(link(first.entry, anchor ? `${title} › ${titleOf(first.entry)}` : title));
+    if (excerpt) made.append(line(excerpt));
+    const also = others.slice(0, MORE).filter(({ score }) => score > 0.7 * others[0].score)
+      .flatMap(({ entry }, k) => [k ? " · " : "also there: ", link(entry, titleOf(entry))]);
+    if (also.length) made.append(line(...also));
     return made;
   };
 
   const show = (query, status, list) => {
     const results = query.trim() ? ranked(query) : [];
     list.replaceChildren(...results.slice(0, SHOWN).map(item));
-    const count = Math.min(SHOWN, results.length);
+    const count = Math.min(SHOWN, results.length), pages = count > 1 ? "pages" : "page";
     if (!query.trim()) status.textContent = "";
-    else if (count) status.textContent = `“${query}”: ${count} page${count > 1 ? "s" : ""}, best first`;
+    else if (count) status.textContent = `“${query}”: ${count} ${pages}, best first`;
     else status.textContent = `“${query}”: nothing found. Fewer or other words may help.`;
   };
 
