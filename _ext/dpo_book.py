@@ -6,7 +6,8 @@
 - folded cells say what they hold, figures and equations have addresses, and the numbers of
   equations in the text lead to them; Korean lines are marked as such, pages have a description;
 - after a build with a warning every page is read again, until its cause is gone;
-- mathematics is typeset by a local MathJax, and no page asks another machine for anything.
+- mathematics is typeset by a local MathJax, and no page asks another machine for anything;
+- what no page uses is left out, and the whole book is one archive beside the pages.
 """
 
 import importlib.util
@@ -15,8 +16,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import archive
 import equations
 import heads
+import shrink
 from address import point_buttons
 from execution import ChapterFailed, Chapters, execute_all, fingerprint, prepare
 from outline import outline
@@ -116,6 +119,8 @@ def setup(app):
     app.connect("html-page-context", drop_thebe, priority=900)  # after sphinx-thebe
     equations.setup(app)
     heads.setup(app)
+    shrink.setup(app)
+    archive.setup(app)
     ours = fingerprint(*(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))))
     version = int(ours, 16)  # what these files do to a page is kept with it: read all again
     return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": version}
