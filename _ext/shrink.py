@@ -9,9 +9,7 @@ from pathlib import Path
 
 from fontTools import subset, ttLib
 
-DRAWING = re.compile(
-    r'"?([\w-]+)"?:\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]*",(?:"[^"]*"|\[[^\]]*\])\],?'
-)
+DRAWING = re.compile(r'"?([\w-]+)"?:\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]*",(?:"[^"]*"|\[[^\]]*\])\],?')
 RULE = re.compile(r'\.fa-([\w-]+):+before\{content:"[^"]*"\}')
 FONT = re.compile(
     r"url\(\.\./(vendor/fontawesome/webfonts/[\w-]+)\.woff2\) format\(\"woff2\"\),"
