@@ -20,7 +20,7 @@ ON_A_CLICK = ("mathjax/a11y", "mathjax/sre")  # MathJax's menu loads them
 CUT_OFF = """() => {
   const found = [];
   for (const e of document.querySelectorAll(".bd-article-container *")) {
-    if (e.closest("svg svg, svg *, mjx-assistive-mml, script, [hidden], .visually-hidden")) continue;
+    if (e.closest("svg svg, svg *, mjx-assistive-mml, [hidden], .visually-hidden")) continue;
     const style = getComputedStyle(e), name = `${e.tagName} ${e.textContent.trim().slice(0, 60)}`;
     const scrolls = style.overflowX !== "visible" && style.display !== "inline";
     if (!e.checkVisibility() || !e.clientWidth) continue;
@@ -79,7 +79,7 @@ BREAKS = [  # an equation, a width in ex, what a mathematician writes
     ),
     (
         r"J = \mathbb{E}\big[r(x, y) - r(x, z)\big] - \beta\,\mathrm{KL}(\pi \,\|\, \pi_0)",
-        36,
+        30,
         r"\begin{aligned}J&= \mathbb{E}\big[r(x, y) - r(x, z)\big]\\"
         r"&\qquad {}- \beta\,\mathrm{KL}(\pi \,\|\, \pi_0)\end{aligned}",
     ),
