@@ -27,6 +27,17 @@ def repository_url(root: Path) -> str | None:
         return None
 
 
+def pages_url(root: Path, given: str = "") -> str | None:
+    """Where the built book is published: what html_baseurl says, else GitHub Pages, else None."""
+    if given:
+        return given.rstrip("/") + "/"
+    if not (url := repository_url(root)):
+        return None
+    owner, name = url.rsplit("/", 2)[1:]
+    site = f"{owner.lower()}.github.io"
+    return f"https://{site}/" if name.lower() == site else f"https://{site}/{name}/"
+
+
 def point_buttons(theme: dict, root: Path) -> None:
     """Set the theme's buttons; without an address there are none that would lead nowhere."""
     theme["repository_url"] = url = repository_url(root) or theme.get("repository_url", "")

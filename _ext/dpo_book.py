@@ -9,7 +9,8 @@
 - links in the text set figures, `#beta=0.05`, and a link that nothing takes is a warning;
 - the page of the reader's progress lists every question of the book;
 - after a build with a warning every page is read again, until its cause is gone;
-- mathematics is typeset by a local MathJax, and no page asks another machine for anything.
+- mathematics is typeset by a local MathJax, and no page asks another machine for anything;
+- what no page uses is left out, and the whole book is one archive beside the pages.
 """
 
 import importlib.util
@@ -18,12 +19,14 @@ import shutil
 import sys
 from pathlib import Path
 
+import archive
 import equations
 import heads
 import layers
-import setting_links
-import searching
 import questions
+import searching
+import setting_links
+import shrink
 from address import point_buttons
 from execution import ChapterFailed, Chapters, execute_all, fingerprint, prepare
 from outline import outline
@@ -32,6 +35,7 @@ from sphinx.util import logging
 
 LOG = logging.getLogger(__name__)
 
+PARTS = (equations, heads, layers, setting_links, searching, questions, shrink, archive)
 MATHJAX = ["tex-svg.js", "a11y", "sre/mathmaps/base.json", "sre/mathmaps/en.json"]
 
 
@@ -122,12 +126,8 @@ def setup(app):
     app.connect("env-get-outdated", pages_to_read)
     app.connect("build-finished", remember)
     app.connect("html-page-context", drop_thebe, priority=900)  # after sphinx-thebe
-    equations.setup(app)
-    heads.setup(app)
-    layers.setup(app)
-    setting_links.setup(app)
-    searching.setup(app)
-    questions.setup(app)
+    for part in PARTS:
+        part.setup(app)
     ours = fingerprint(*(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))))
     version = int(ours, 16)  # what these files do to a page is kept with it: read all again
     return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": version}

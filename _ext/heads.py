@@ -2,10 +2,13 @@
 
 import html
 import re
+from pathlib import Path
 
+from address import pages_url
 from docutils import nodes
 
 HANGUL = re.compile(r"[\uac00-\ud7a3]")
+PICTURE = "social.png"  # scripts/social.py draws it
 LONGEST = 160  # characters of a description that a search engine shows
 
 
@@ -31,6 +34,18 @@ def describe(app, pagename, templatename, context, doctree):
         f'\n    <meta name="description" content="{text}">'
         f'\n    <meta property="og:title" content="{title}">'
         f'\n    <meta property="og:description" content="{text}">'
+    )
+    if address := pages_url(Path(app.confdir), app.config.html_baseurl):
+        context["metatags"] += shared(address, f"{pagename}.html")
+
+
+def shared(address: str, page: str) -> str:
+    """What a shared link shows; services want whole addresses, so a book without one has none."""
+    return (
+        f'\n    <meta property="og:url" content="{address}{page}">'
+        f'\n    <meta property="og:image" content="{address}_static/{PICTURE}">'
+        '\n    <meta property="og:image:alt" content="A triangle of policies with a curve">'
+        '\n    <meta name="twitter:card" content="summary_large_image">'
     )
 
 

@@ -1,4 +1,4 @@
-// What is folded opens when a link leads into it, and on paper.
+// What is folded opens when a link leads into it.
 (() => {
   const open = (element) => {
     for (let fold = element?.closest("details"); fold; fold = fold.parentElement.closest("details"))
@@ -14,7 +14,4 @@
 
   addEventListener("DOMContentLoaded", follow);
   addEventListener("hashchange", follow);
-  addEventListener("beforeprint", () => {
-    document.querySelectorAll("article details").forEach((fold) => (fold.open = true));
-  });
 })();
