@@ -18,6 +18,13 @@ def token_rewards(scores, policy, ref, beta, place=-1):
     return rewards
 
 
+def clip_slope(logps, old, advantages, clip_range, mistakes_too=False):
+    ratio = (logps - old).exp()
+    outside = (ratio - 1).abs() > clip_range
+    silent = outside & (mistakes_too | ((ratio > 1) == (advantages > 0)))
+    return torch.where(silent, 0.0, ratio * advantages)
+
+
 def proposal_variance(reward, log_ref, log_proposal, beta):
     log_z = (log_ref + reward / beta).logsumexp(-1, keepdim=True)
     return (2 * (log_ref + reward / beta - log_z) - log_proposal).exp().sum(-1) - 1
@@ -105,6 +112,7 @@ RIGHT = {
     "check_reward_from_preferences": lambda p: torch.logit(p).mean(-1),
     "check_reward_gradient": reward_gradient,
     "check_objective_gradient": objective_gradient,
+    "check_clip_slope": clip_slope,
     "check_token_rewards": token_rewards,
     "check_bonus_optimum": lambda r, ref, beta, c: ((r + beta * ref) / (beta + c)).log_softmax(-1),
     "check_stable_log_partition": lambda r, ref, beta: (ref + r / beta).logsumexp(-1),
@@ -146,6 +154,14 @@ WRONG = {
         lambda logits, r, ref, beta: (
             logits.softmax(-1) * (r - beta * (logits.log_softmax(-1) - ref))
         ),
+    ),
+    "clip without the minimum": (
+        "check_clip_slope",
+        lambda *a: clip_slope(*a, mistakes_too=True),
+    ),
+    "slope in the ratio": (
+        "check_clip_slope",
+        lambda new, old, *a: clip_slope(new, old, *a) / (new - old).exp(),
     ),
     "score at the first token": ("check_token_rewards", lambda *a: token_rewards(*a, place=0)),
     "penalty added": (

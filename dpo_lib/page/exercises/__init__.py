@@ -15,6 +15,7 @@ __all__, __getattr__, __dir__ = exports(
             "check_reward_from_preferences",
             "check_reward_gradient",
             "check_objective_gradient",
+            "check_clip_slope",
             "check_token_rewards",
             "check_bonus_optimum",
         ],

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from dpo_lib.evaluation import centre
-from dpo_lib.losses import table_loss
+from dpo_lib.losses import ppo_clip_loss, table_loss
 from dpo_lib.objective import implicit_reward, objective
 from dpo_lib.page.exercises.verdicts import Verdict, compare, gradient_of, world_inputs
 from dpo_lib.preferences import preference_table
@@ -58,6 +58,23 @@ def check_objective_gradient(attempt: Callable) -> Verdict:
         "the gradient is right at three values of beta, away from the reference.",
         "weigh how far each shaped reward lies from its mean by the response's probability; the "
         "log-ratio belongs to the shaped reward.",
+    )
+
+
+def check_clip_slope(attempt: Callable) -> Verdict:
+    """Chapter 4: the derivative of the clipped surrogate in the log-probability, by cases."""
+    generator = torch.Generator().manual_seed(43)
+    inputs = [
+        (*torch.randn(3, 8, 5, generator=generator, dtype=torch.float64), clip_range)
+        for clip_range in (0.1, 0.2, 0.5)
+    ]
+    return compare(
+        attempt,
+        gradient_of(lambda *terms: -ppo_clip_loss(*terms).sum()),
+        inputs,
+        "silent after a good move that went far enough, and nowhere else.",
+        "the ratio is its own derivative in the log-probability; which two of the four cases "
+        "outside the interval are silent?",
     )
 
 
