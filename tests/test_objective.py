@@ -84,6 +84,21 @@ def test_kl_is_positive_zero_on_itself_and_infinite_off_the_support(data, world)
     assert torch.equal(objective(anywhere, world.true_reward, log_ref, 0.5).isneginf(), outside)
 
 
+def test_for_a_policy_with_zeros_gibbs_inequality_needs_a_second_step():
+    # E_pi[t - 1] with t = ref / pi is what the reference gives to the responses of pi, minus 1.
+    sure, ref = table([1.0, 0.0, 0.0]).log(), table([0.2, 0.3, 0.5]).log()
+    tangents = 0.2 - 1 - math.log(0.2)  # E_pi[t - 1 - log t]
+    assert 0 < tangents < kl_divergence(sure, ref).item() - 0.7
+
+
+@given(st.data(), worlds())
+def test_both_steps_of_gibbs_inequality_hold_for_policies_with_zeros(data, world):
+    log_policy = data.draw(log_policies(world.log_ref.shape, within=world.log_ref))
+    given = world.log_ref.exp().masked_fill(log_policy.isneginf(), 0.0).sum(-1)
+    assert (-kl_divergence(log_policy, world.log_ref) <= given - 1 + 1e-12).all()
+    assert (given <= 1 + 1e-12).all()
+
+
 def test_mass_outside_the_support_counts_even_where_its_probability_underflows():
     log_policy, log_ref = table([0.0, -1000.0]), table([0.0, -INF])
     assert kl_divergence(log_policy, log_ref).item() == INF
@@ -149,6 +164,13 @@ def test_a_shift_that_depends_on_the_prompt_only_changes_nothing(world, shift): 
 def test_scaling_the_reward_is_dividing_beta(world, beta, scale):
     scaled = optimal_log_policy(scale * world.true_reward, world.log_ref, beta)
     assert_close(scaled, optimal_log_policy(world.true_reward, world.log_ref, beta / scale))
+
+
+@given(st.data(), worlds(moderate), st.floats(0.05, 20), st.sampled_from([0.25, 3.0]))
+def test_rewards_and_beta_times_a_number_are_the_objective_times_it(data, world, beta, a):
+    log_policy = data.draw(log_policies(world.log_ref.shape, within=world.log_ref))
+    scaled = objective(log_policy, a * world.true_reward, world.log_ref, a * beta)
+    assert_close(scaled, a * objective(log_policy, world.true_reward, world.log_ref, beta))
 
 
 @given(worlds(), betas)
