@@ -244,7 +244,9 @@ def test_a_link_in_markdown_sets_a_slider_and_one_that_sets_none_fails_the_stric
 
 
 SIDE_BY_SIDE = [
-    name for name in SOURCES if re.search(r"figure\([^)]*(?:columns=|, [2-9]|, len)", TEXT[name])
+    name
+    for name in SOURCES
+    if re.search(r"figure\([^)]*(?:columns=|, [2-9][,)]|, len)", TEXT[name])
 ]
 
 
