@@ -243,9 +243,8 @@ def test_a_link_in_markdown_sets_a_slider_and_one_that_sets_none_fails_the_stric
     assert "no figure of this page can be set by #gamma=0.2" in result.stdout
 
 
-SIDE_BY_SIDE = [
-    name for name in SOURCES if re.search(r"figure\([^)]*(?:columns=|, [2-9]|, len)", TEXT[name])
-]
+COLUMNS = re.compile(r"figure\([^)]*(?:columns=|, [2-9][,)]|, len)")
+SIDE_BY_SIDE = [name for name in SOURCES if COLUMNS.search(TEXT[name])]
 
 
 @pytest.mark.parametrize("name", SIDE_BY_SIDE)
