@@ -161,8 +161,10 @@ def test_every_icon_of_a_page_has_its_drawing(browser, built_book, name):
         page.wait_for_function("!document.querySelector('i[class*=fa-]')")
         icons = page.locator("svg.svg-inline--fa")
         assert icons.count() > 5
-        drawn = icons.locator("path").evaluate_all("paths => paths.map(p => p.getAttribute('d'))")
-        assert len(drawn) >= icons.count() and all(len(path) > 20 for path in drawn)
+        drawn = icons.evaluate_all(  # a missing icon is a group, not a path
+            "icons => icons.map((e) => e.querySelector(':scope > path')?.getAttribute('d') ?? '')"
+        )
+        assert min(map(len, drawn)) > 20
         assert complaints == []
 
 
