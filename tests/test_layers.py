@@ -16,7 +16,8 @@ def markdown(text):
 
 def code(text, output="", tags=()):
     outputs = [{"output_type": "stream", "text": output}] if output else []
-    return {"cell_type": "code", "metadata": {"tags": list(tags)}, "source": text, "outputs": outputs}
+    about = {"cell_type": "code", "metadata": {"tags": list(tags)}}
+    return about | {"source": text, "outputs": outputs}
 
 
 def test_words_are_those_that_a_reader_meets():
@@ -36,8 +37,8 @@ def test_depth_ends_at_the_next_heading_of_its_level():
         ]
     }
     main, everything = sizes(book)
-    assert main == (len("Title one two eight nine ten".split()), 1)
-    assert everything == (len("Title one two Depth three four five printed six".split()) + 4, 3)
+    assert main == (6, 1)  # Title one two, eight, nine ten; c = 3
+    assert everything == (13, 3)
 
 
 def test_a_folded_solution_and_an_undrawn_table_are_not_of_the_main_line():

@@ -42,7 +42,7 @@ FORM = [
 ]
 HEAVY = {
     "sympy": {m for m in ORDER if m.startswith(("statements.symbolic.", "statements.proofs."))},
-    "matplotlib": {"page.plotting", "page.widgets"},
+    "matplotlib": {"page.panels", "page.plotting", "page.widgets"},
     "ipywidgets": {"page.widgets"},
 }
 
