@@ -15,7 +15,7 @@ from equations import homes
 from sphinx.builders.html import StandaloneHTMLBuilder
 
 STATEMENTS = "book/statements"  # the page whose table says what each statement says
-LAST = ("book/api",)  # pages that stand below all others, whatever they contain
+LAST = ("book/api", "book/api_language_model")  # pages that stand below all others, whatever they contain
 TITLE, BOLD, PAGE = 6, 2, 1  # words of an entry's text that one of its title is worth
 
 # What is said in several ways: a pattern, and the word that it becomes, followed by its groups.
@@ -35,7 +35,7 @@ SAME = [
     (r"\b(?:labell?er|rater)(s?)\b", "annotator"),
     (r"\b(?:decreas(?:e[sd]?|ing)|f[ae]ll(?:s|ing)?|drop(?:s|ping)|go(?:es|ing)? down)\b", "fall"),
     (r"\b(?:increas(?:e[sd]?|ing)|rises?|rising|gr[eo]w(?:s|ing)?|go(?:es|ing)? up)\b", "rise"),
-    (r"\b(?:eval(?:uation)? loss|validation|held[ -]out)\b", "heldout"),
+    (r"\b(?:(?:eval|evaluation) loss|validation|held[ -]out)\b", "heldout"),
     (r"\b(?:intransitiv\w*|non-?transitiv\w*|cycl\w+)\b", "cycle"),
     (r"\b(?:over-?optimization|reward hacking)\b", "hacking"),
     (r"\b(?:oom|cuda memory)\b", "memory"),
