@@ -106,6 +106,12 @@ def test_a_code_cell_has_at_most_thirty_lines(path):
 
 
 @each_notebook
+def test_code_in_prose_has_lines_of_at_most_eighty_letters(path):
+    blocks = re.findall(r"^```python\n(.*?)^```", prose(path), re.DOTALL | re.MULTILINE)
+    assert [line for block in blocks for line in block.splitlines() if len(line) > 80] == []
+
+
+@each_notebook
 def test_prose_reads_the_same_in_the_book_and_on_colab(path):
     directives = (
         r"^(?:`{3,}|:{3,})\{|\{[\w:-]+\}`|^\([\w-]+\)=$|\\(?:label|(?:eq)?ref|newcommand)\b"
