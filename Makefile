@@ -17,8 +17,7 @@ test: environment  ## everything that must hold
 	$(BIN)/pytest -n auto --dist loadgroup
 
 unit: environment  ## the tests that need no built book
-	$(BIN)/pytest -n auto --dist loadgroup --ignore tests/test_build.py --ignore tests/test_links.py \
-		--ignore tests/test_pages.py --ignore tests/test_solutions.py
+	$(BIN)/pytest -n auto --dist loadgroup -m "not book" --ignore tests/test_build.py
 
 format: environment
 	$(BIN)/ruff check --fix

@@ -19,6 +19,12 @@ SOURCES = [TOC["root"]] + [page["file"] for part in TOC["parts"] for page in par
 NOTEBOOKS = sorted(ROOT.glob("book/*.ipynb"))
 
 
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "built_book" in getattr(item, "fixturenames", ()):
+            item.add_marker("book")
+
+
 def build(root: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
     """Do what `make build` does, in the tree at root; what it says is in the result's stdout."""
     return subprocess.run(

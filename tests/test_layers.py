@@ -1,13 +1,26 @@
 """Two layers of a page: what is folded, what opens it, and how long each takes to read."""
 
+import json
 import re
 
 import pytest
-from conftest import NOTEBOOKS
+from conftest import NOTEBOOKS, ROOT
+from execution import Chapters
 from layers import minutes, sizes, state_times, words
 from test_pages import visit
 
 DEEP = [path for path in NOTEBOOKS if "# Depth: " in path.read_text(encoding="utf-8")]
+
+
+SHORT = [
+    "00_start",
+    "01_preferences",
+    "02_reward_model",
+    "03_objective",
+    "04_ppo",
+    "05_optimal_policy",
+    "10_rankings",
+]
 
 
 def markdown(text):
@@ -78,3 +91,10 @@ def test_depth_is_folded_opens_by_a_link_and_on_paper_and_reads_without_javascri
     with visit(browser, address, java_script_enabled=False) as (page, _):
         page.locator(".dpo-depth > details > summary").first.click()
         assert page.locator(".dpo-depth > details[open]").count() == 1
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_a_main_line_is_read_in_a_quarter_of_an_hour(built_book, name):
+    executed = Chapters(ROOT).kept(ROOT / f"book/{name}.ipynb")
+    (long, lines), _ = sizes(json.loads(executed.read_text(encoding="utf-8")))
+    assert long <= 1500 and lines <= 80

@@ -160,7 +160,10 @@ def test_the_package_has_the_names_that_it_lists():
 
 
 def test_every_public_module_is_in_the_reference():
-    listed = re.findall(r"automodule:: dpo_lib\.([\w.]+)", "".join(page.read_text() for page in ROOT.glob("book/api*.md")))
+    listed = re.findall(
+        r"automodule:: dpo_lib\.([\w.]+)",
+        "".join(page.read_text() for page in ROOT.glob("book/api*.md")),
+    )
     rooms = {
         module[:dot] for module in ORDER for dot in (m.start() for m in re.finditer(r"\.", module))
     }
