@@ -15,10 +15,7 @@ from equations import homes
 from sphinx.builders.html import StandaloneHTMLBuilder
 
 STATEMENTS = "book/statements"  # the page whose table says what each statement says
-LAST = (
-    "book/api",
-    "book/api_language_model",
-)  # pages that stand below all others, whatever they contain
+LAST = ("book/api", "book/api_language_model")  # below all others, whatever they contain
 TITLE, BOLD, PAGE = 6, 2, 1  # words of an entry's text that one of its title is worth
 
 # What is said in several ways: a pattern, and the word that it becomes, followed by its groups.

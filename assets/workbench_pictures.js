@@ -175,7 +175,7 @@ window.dpoPictures = (() => {
   // Lines of the square grid of classes, in two directions.
   const gridLines = (range) => {
     const steps = Array.from({ length: 9 }, (_, k) => range * (k / 4 - 1));
-    const along = Array.from({ length: 25 }, (_, k) => range * (k / 12 - 1));
+    const along = Array.from({ length: 17 }, (_, k) => range * (k / 8 - 1));
     return [steps.map((u) => along.map((v) => [u, v])), steps.map((v) => along.map((u) => [u, v]))];
   };
 

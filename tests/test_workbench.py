@@ -220,7 +220,9 @@ def test_a_link_with_beta_alone_keeps_the_rest_and_one_for_another_figure_change
     assert said(page) == before
 
 
-@pytest.mark.parametrize("asked", ["rewards=1", "beta=0", "ref=0,0,0", "rewards=1,x,2", "wins=0,1"])
+@pytest.mark.parametrize(
+    "asked", ["rewards=1", "beta=0", "ref=0,0,0", "rewards=1,x,2", "wins=0,1,2"]
+)
 def test_a_link_to_no_world_is_answered_in_one_line_and_changes_nothing(opened, asked):
     page = opened()
     before = cells(page)
