@@ -22,11 +22,28 @@ window.dpoAddress = (() => {
     history.replaceState(null, "", `#${[id, ...pairs].filter(Boolean).join("&")}`);
   };
 
-  // Calls `set({ id, values })` for the address that the page was opened with, and for each link.
+  // The page moves until its mathematics is set; only then is a figure where it will stay.
+  const settled = new Promise((done) => addEventListener("load", done)).then(
+    () => window.MathJax?.startup?.promise);
+  const away = (element) => Math.abs(element.getBoundingClientRect().top);
+  let moved = []; // by one address, whoever follows it: the nearest is brought into sight
+
+  const bring = async () => {
+    await settled;
+    const unfolded = moved.filter((element) => element.getClientRects().length);
+    const [nearest] = unfolded.length ? unfolded.sort((a, b) => away(a) - away(b)) : moved;
+    moved = [];
+    if (nearest) window.dpoReveal(nearest, { block: "nearest" });
+  };
+
+  // Calls `set({ id, values })` for the address that the page was opened with, and for each link;
+  // it returns the elements that moved.
   const follow = (set) => {
     const now = () => {
       const state = read();
-      if (Object.keys(state.values).length) set(state);
+      if (Object.keys(state.values).length === 0) return;
+      moved.push(...set(state));
+      bring();
     };
     addEventListener("hashchange", now);
     now();

@@ -1,15 +1,15 @@
 // What is folded opens when a link leads into it.
 (() => {
-  const open = (element) => {
-    for (let fold = element?.closest("details"); fold; fold = fold.parentElement.closest("details"))
+  window.dpoReveal = (element, where) => {
+    const inside = element.querySelector(":scope.dpo-depth > details > summary") ?? element;
+    for (let fold = inside.closest("details"); fold; fold = fold.parentElement.closest("details"))
       fold.open = true;
+    element.scrollIntoView(where);
   };
 
   const follow = () => {
-    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-    if (!target) return;
-    open(target.querySelector(":scope.dpo-depth > details > summary") ?? target);
-    target.scrollIntoView();
+    const target = document.getElementById(window.dpoAddress.read().id);
+    if (target) window.dpoReveal(target);
   };
 
   addEventListener("DOMContentLoaded", follow);

@@ -133,12 +133,6 @@
   const buttons = () =>
     document.querySelectorAll(".dpo-play").forEach((button) => { button.hidden = still.matches; });
 
-  // The page moves until its mathematics is set; only then is a figure where it will stay.
-  const settled = new Promise((done) => addEventListener("load", done)).then(
-    () => window.MathJax?.startup?.promise);
-  const nearby = (a, b) =>
-    Math.abs(a.getBoundingClientRect().top) - Math.abs(b.getBoundingClientRect().top);
-
   addEventListener("DOMContentLoaded", () => {
     const sliders = [...document.querySelectorAll(".dpo-slider")].map(start);
     buttons();
@@ -148,11 +142,9 @@
       event.target === walk?.part.play && ["Enter", " ", undefined].includes(event.key);
     ["pointerdown", "keydown"].forEach((type) =>
       addEventListener(type, (event) => own(event) || pause(), true));
-    window.dpoAddress.follow(async (state) => {
+    window.dpoAddress.follow((state) => {
       pause();
-      const frames = sliders.filter((slider) => slider.set(state)).map((slider) => slider.frame);
-      await settled;
-      frames.sort(nearby)[0]?.scrollIntoView({ block: "nearest" });
+      return sliders.filter((slider) => slider.set(state)).map((slider) => slider.frame);
     });
   });
 })();

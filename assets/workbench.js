@@ -124,10 +124,6 @@
     return ` It was moved to another fibre: the policy walked, by ${shown(walked)} in total variation.`;
   };
 
-  // The page moves until its mathematics is set; only then is a figure where it will stay.
-  const settled = new Promise((done) => addEventListener("load", done)).then(
-    () => window.MathJax?.startup?.promise);
-
   const mount = (root) => {
     const start = whole(read(root.dataset));
     const own = root.querySelector(".dpo-number")?.id ?? "";
@@ -167,9 +163,9 @@
     draw();
 
     window.dpoAddress?.follow(({ id, values }) => {
-      if ((id && id !== own) || !KEYS.some((key) => key in values)) return;
+      if ((id && id !== own) || !KEYS.some((key) => key in values)) return [];
       set(read(values, state));
-      if (id || values.rewards) settled.then(() => root.scrollIntoView({ block: "nearest" }));
+      return [root];
     });
   };
 
