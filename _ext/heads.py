@@ -1,4 +1,4 @@
-"""What a page tells machines: which lines are Korean, and what it is about."""
+"""What a page tells machines: which lines are Korean, what it is about, where one reads on."""
 
 import html
 import re
@@ -49,6 +49,16 @@ def shared(address: str, page: str) -> str:
     )
 
 
+def lead_on(app, pagename, templatename, context, doctree):
+    """Lead from the first page to chapter 1, past the pages that are there to be looked up."""
+    first = app.config.root_doc
+    chapter = next((name for name in app.env.found_docs if "/01_" in name), first)
+    for here, way, there in [(first, "next", chapter), (chapter, "prev", first)]:
+        if pagename == here != there:
+            title = app.builder.render_partial(app.env.titles[there])["title"]
+            context[way] = {"link": app.builder.get_relative_uri(here, there), "title": title}
+
+
 def shortened(text: str) -> str:
     """At most `LONGEST` characters, cut between words."""
     if len(text) <= LONGEST:
@@ -60,3 +70,4 @@ def setup(app):
     """Connect all this; the extension `dpo_book` calls it."""
     app.connect("doctree-read", mark_korean)
     app.connect("html-page-context", describe)
+    app.connect("html-page-context", lead_on)

@@ -31,6 +31,13 @@ def targets(soup, page: str) -> set[tuple[str, str]]:
     return found
 
 
+def test_the_first_page_leads_on_to_the_first_chapter_and_back(soups):
+    for here, way, there in [("00_start", "right-next", "01_preferences"),
+                             ("01_preferences", "left-prev", "00_start")]:  # fmt: skip
+        (link,) = soups[f"book/{here}"].select(f"a.{way}")
+        assert link["href"] == f"{there}.html"
+
+
 def test_from_the_first_page_each_statement_of_the_paper_is_two_clicks_away(soups):
     start = SOURCES[0]
     first = {name for name, _ in targets(soups[start], start)}
@@ -81,8 +88,8 @@ def test_a_number_shows_its_equation_while_it_is_pointed_at(browser, built_book,
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_folded_cell_says_what_it_holds_and_no_two_stand_together(soups, name):
     words = Counter(x.get_text(strip=True) for x in soups[name].select("details.hide > summary"))
-    known = {"Code of this figure", "Code of this slider", "Code of this table",
-             "Code of this workbench", "Numbers for the figure below"}  # fmt: skip
+    known = {f"Code of this {what}" for what in ("figure", "slider", "table", "workbench")}
+    known |= {"Numbers for the figure below", "Numbers quoted above"}
     assert {word.removesuffix(word[len(word) // 2 :]) for word in words} <= known
     for cell in soups[name].select("div.cell.tag_hide-input"):
         following = cell.find_next_sibling()
