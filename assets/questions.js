@@ -133,7 +133,9 @@
     form.append(make("div", { class: "dpo-buttons" }, submit, ...(answer ? [show] : [])));
     root.querySelector(".dpo-hint, .dpo-answer, script").before(form, reply);
 
-    const link = make("a", { href: `#q-${data.name}-seen` }, "See the result when you get there.");
+    // Links are hidden, not removed: the theme follows them all, and throws for one that is gone.
+    const link = make("a", { href: `#q-${data.name}-seen`, hidden: "" }, "To the result");
+    if (predicted) submit.after(link);
     const unfold = (open) => {
       answer.hidden = false;
       answer.open = open;
@@ -150,7 +152,8 @@
       root.dataset.verdict = verdict;
       const hint = verdict === "not yet" && data.hint ? [" Hint: ", html(data.hint)] : [];
       const opening = make("strong", {}, openings[verdict]);
-      tell(opening, " ", html(why), ...hint, ...(predicted ? [link] : []));
+      tell(opening, " ", html(why), ...hint);
+      link.hidden = verdict !== "made";
       if (verdict === "right") unfold(true);
     });
 
@@ -165,7 +168,8 @@
 
     const { said, state } = dpoAnswers.get(data.name);
     if (said !== undefined) control.fill(said);
-    if (earlier[state]) tell(earlier[state], " ", ...(predicted ? [link] : []));
+    if (earlier[state]) tell(earlier[state]);
+    link.hidden = state !== "made";
     if (answer) answer.hidden = true;
     if (answer && earlier[state]) unfold(false);
     typeset(root);
@@ -174,16 +178,15 @@
   const revisit = (root) => {
     const data = dataOf(root);
     const { choices, unit } = dataOf(document.getElementById(`q-${data.name}`));
-    const words = root.querySelector(".dpo-said");
+    const link = make("a", { href: `#q-${data.name}` }, "You made no prediction");
+    const words = make("span");
+    root.querySelector(".dpo-said").replaceChildren(link, words);
     const update = () => {
       const { said } = dpoAnswers.get(data.name);
-      const choice = choices?.[said];
-      if (said === undefined || (choices && !choice)) {
-        const link = make("a", { href: `#q-${data.name}` }, "You made no prediction");
-        return words.replaceChildren(link, `; ${data.subject}`);
-      }
-      const shown = choices ? ["“", html(choice), "”"] : [said, " ", html(unit)];
-      words.replaceChildren("You said ", ...shown, `; ${data.subject}`);
+      const known = choices ? choices[said] !== undefined : said !== undefined;
+      const shown = choices ? ["“", html(choices[said]), "”"] : [said, " ", html(unit)];
+      link.hidden = known;
+      words.replaceChildren(...(known ? ["You said ", ...shown] : []), `; ${data.subject}`);
       typeset(words);
     };
     addEventListener("dpo-answers", update);
