@@ -94,7 +94,7 @@ window.dpoInputs = (() => {
     };
     const named = make("div", { class: "dpo-dial" },
       make("label", { htmlFor: id }, `answer ${k + 1}`), name);
-    const element = make("div", { class: "dpo-answer" }, named, reward.element, ref.element, remove);
+    const element = make("div", { class: "dpo-entry" }, named, reward.element, ref.element, remove);
     return { element, draw, name };
   };
 

@@ -9,7 +9,8 @@ from bs4 import BeautifulSoup
 from conftest import SOURCES
 from test_pages import TEXT, settle, violations, visit
 
-ASKING = [name for name in SOURCES if re.search(r"page(\.| import )questions", TEXT[name])]
+IMPORT = re.compile(r"from dpo_lib\.page(\.| import )questions")
+ASKING = [name for name in SOURCES if IMPORT.search(TEXT[name])]
 PROGRESS = "book/progress"
 EMPTY = re.compile(r"^$|^There is no whole answer yet\.$")
 

@@ -198,7 +198,7 @@ def test_a_link_sets_every_part_of_it_and_what_it_writes_brings_the_same_world_b
     asked = f"#rewards=2,5,0,1&ref=1,2,3,2&beta=0.3&names=a,b,c,d&view=loss&wins={wins}"
     page = opened()
     page.evaluate("hash => { location.hash = hash }", asked)
-    page.wait_for_function("document.querySelectorAll('.dpo-answer').length == 4")
+    page.wait_for_function("document.querySelectorAll('.dpo-entry').length == 4")
     ref = table([1 / 8, 2 / 8, 3 / 8, 2 / 8])
     policy = optimal_log_policy(table([2, 5, 0, 1]), ref.log(), 0.3)
     assert shares(page) == [shown(p) for p in policy[0].exp().tolist()]
@@ -275,7 +275,7 @@ def test_answers_can_be_added_up_to_six_removed_down_to_two_and_renamed(opened):
     for _ in range(3):
         add.click()
     assert add.is_disabled() and len(cells(page)) == 6
-    page.locator(".dpo-answer input[type=text]").nth(5).fill("a,b & <i>c</i>")
+    page.locator(".dpo-entry input[type=text]").nth(5).fill("a,b & <i>c</i>")
     assert cells(page)[5][0] == "a b   <i>c</i>".replace("   ", " ")
     for name in ("best", "middle", "answer 4", "answer 5"):
         page.get_by_role("button", name=f"Remove {name}").click()
@@ -347,7 +347,7 @@ def test_in_the_book_the_links_of_the_text_set_it_with_the_network_blocked(brows
             link.click()
             values = dict(p.split("=") for p in link.get_attribute("href")[1:].split("&"))
             assert page.locator(f"input[value={values['view']}]").is_checked()
-            fields = page.locator(".dpo-answer :nth-child(2) input[type=number]").all()
+            fields = page.locator(".dpo-entry :nth-child(2) input[type=number]").all()
             assert [f.input_value() for f in fields] == values["rewards"].split(",")
             assert page.locator(".dpo-sentence").is_visible()
         assert complaints == []
