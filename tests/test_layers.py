@@ -19,6 +19,7 @@ SHORT = [
     "03_objective",
     "04_ppo",
     "05_optimal_policy",
+    "09_theorem",
     "10_rankings",
 ]
 
