@@ -20,6 +20,7 @@ SHORT = [
     "04_ppo",
     "05_optimal_policy",
     "08_equivalent_rewards",
+    "09_theorem",
     "10_rankings",
 ]
 

@@ -316,6 +316,25 @@ def test_a_whole_class_has_one_projection_and_one_member_with_partition_one(worl
     assert_close(log_z, torch.full_like(log_z, shift / beta), atol=1e-9, rtol=1e-9)
 
 
+def test_a_hundred_members_of_a_class_share_policy_and_projection_but_not_z():
+    draw, beta = generator(9), 0.1
+    world = random_world(draw, prompts=3, responses=50)
+    shifts = 200 * torch.rand(100, 3, 1, generator=draw, dtype=torch.float64) - 100
+    members = world.true_reward + shifts
+    refs = world.log_ref.expand_as(members)
+    wanted = project(world.true_reward, world.log_ref, beta).expand_as(members)
+    policy = optimal_log_policy(world.true_reward, world.log_ref, beta).expand_as(members)
+    assert_close(optimal_log_policy(members, refs, beta), policy, rtol=0, atol=1e-11)
+    assert_close(project(members, refs, beta), wanted, rtol=0, atol=1e-12)
+    assert_close(log_partition(wanted, refs, beta), torch.zeros(100, 3).double())
+    assert log_partition(members, refs, beta).sort(0).values.diff(dim=0).min() > 1e-6
+    # Controls: a shift that depends on the response, and another scale, move the policy.
+    noise = 0.1 * torch.randn(members.shape, generator=draw, dtype=torch.float64)
+    for moved in (world.true_reward + noise, (2 * world.true_reward).expand_as(members)):
+        moves = (optimal_log_policy(moved, refs, beta).exp() - policy.exp()).abs()
+        assert moves.sum(-1).min() > 2e-3
+
+
 @given(st.data(), worlds(moderate), st.floats(0.05, 20))
 def test_the_soft_advantage_has_mean_minus_the_divergence_from_the_optimum(data, world, beta):
     reward, log_ref = world.true_reward, world.log_ref
