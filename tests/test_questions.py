@@ -12,6 +12,7 @@ from test_pages import TEXT, settle, violations, visit
 IMPORT = re.compile(r"from dpo_lib\.page(\.| import )questions")
 ASKING = [name for name in SOURCES if IMPORT.search(TEXT[name])]
 PROGRESS = "book/progress"
+UNFOLD = "document.querySelectorAll('.dpo-depth > details').forEach(e => { e.open = true; })"
 EMPTY = re.compile(r"^$|^There is no whole answer yet\.$")
 
 each_page = pytest.mark.parametrize("name", ASKING)
@@ -35,6 +36,7 @@ def opened(browser, built_book):
             page.on("pageerror", lambda error: complaints.append(str(error)))
             page.goto((built_book / f"{name}.html").as_uri())
             page.evaluate("window.MathJax?.startup.promise")
+            page.evaluate(UNFOLD)
             return page
 
         open_page.context = context
@@ -180,13 +182,16 @@ def test_a_prediction_is_kept_and_met_again_with_the_result(opened, name):
         give(page, question, said, data["kind"])
         assert reply(question).startswith("Kept.")
         page.reload()
+        page.evaluate(UNFOLD)
         shown = f"“{plain(data['choices'][0])}”" if "choices" in data else said
         assert (
             page.locator(f"#q-{data['name']}-seen p").inner_text().startswith(f"You said {shown}")
         )
         assert reply(question).startswith("Your prediction is kept.")
-        progress = opened(PROGRESS)
-        assert progress.locator(f"[data-name={data['name']}]").inner_text() == "predicted"
+    kept = [data["name"] for _, data in asked(page, predictions=True)]
+    progress = opened(PROGRESS)
+    for known in kept:
+        assert progress.locator(f"[data-name={known}]").inner_text() == "predicted"
 
 
 def test_names_are_unique_and_every_prediction_is_followed_by_its_result(soups):
@@ -307,6 +312,8 @@ def test_where_storage_is_refused_questions_work_until_the_page_is_left(opened):
 def test_without_javascript_a_page_has_its_questions_choices_and_answers(browser, built_book, name):
     address = (built_book / f"{name}.html").as_uri()
     with visit(browser, address, java_script_enabled=False) as (page, _):
+        for fold in page.locator(".dpo-depth > details > summary").all():
+            fold.click()
         for question in page.locator(".dpo-question").all():
             assert question.locator(".dpo-asked").is_visible()
             predicted = (question.get_attribute("data-kind") or "").startswith("predict")
@@ -336,6 +343,7 @@ def test_without_javascript_the_page_of_progress_lists_all_questions(browser, bu
 def test_a_page_whose_questions_are_answered_is_accessible(browser, built_book, name, theme):
     address = (built_book / f"{name}.html").as_uri()
     with visit(browser, address, color_scheme=theme) as (page, complaints):
+        page.evaluate(UNFOLD)
         for place, (question, data) in enumerate(asked(page)):
             give(page, question, attempts(data)[place % 2], data["kind"])
         settle(page)
