@@ -23,7 +23,7 @@ CUT_OFF = """() => {
     if (e.closest("svg svg, svg *, mjx-assistive-mml, [hidden], .visually-hidden")) continue;
     const style = getComputedStyle(e), name = `${e.tagName} ${e.textContent.trim().slice(0, 60)}`;
     const scrolls = style.overflowX !== "visible" && style.display !== "inline";
-    if (!e.checkVisibility() || !e.clientWidth) continue;
+    if (!e.checkVisibility() || e.clientWidth <= 1) continue; // one pixel wide: said, not shown
     if (scrolls && e.scrollWidth > e.clientWidth + 1) {
       const shadows = style.backgroundAttachment.split(", ");
       const sign = ["local", "scroll"].every((kind) => shadows.includes(kind));
