@@ -181,7 +181,7 @@ def test_a_prediction_is_kept_and_met_again_with_the_result(opened, name):
         said = 0 if "choices" in data else str(low if low is not None else (high or 1))
         give(page, question, said, data["kind"])
         assert reply(question).startswith("Kept.")
-        page.wait_for_timeout(500)  # a browser takes its time to pass on what a page from disk keeps
+        page.wait_for_timeout(500)  # a browser hands on in its own time what a page keeps
         page.reload()
         page.evaluate(UNFOLD)
         shown = f"“{plain(data['choices'][0])}”" if "choices" in data else said
