@@ -25,7 +25,7 @@ def ask(
 
     Args:
         name: small letters, digits and hyphens; unique in the book.
-        question: its text, in which `$…$` and backquotes may stand.
+        question: its text, in which ``$…$`` and backquotes may stand.
         answer: the number, as a cell computed it; of choices the text or the place.
         slips: for a number, what went wrong -> the value that comes of it, as in
             `{"you forgot β": value}`; for choices, a wrong choice's text -> why it is wrong.

@@ -20,7 +20,7 @@ def predict(
 
     Args:
         name: small letters, digits and hyphens; unique in the book, the same in `revisit`.
-        question: its text, in which `$…$` and backquotes may stand.
+        question: its text, in which ``$…$`` and backquotes may stand.
         choices: what there is to choose from; without them the reader types a number.
         unit: of the number, shown behind the field.
         low, high: what the number must lie between, if it must.

@@ -59,7 +59,7 @@ def blanks(
 ) -> Question:
     """Ask for what is missing in a derivation.
 
-    The gaps are chosen from lists, so the options are Unicode, without `$…$`:
+    The gaps are chosen from lists, so the options are Unicode, without ``$…$``:
 
         blanks("refill-4", "Fill in equation (4).", "π*(y|x) = [1] · exp([2]) / [3]",
                options=("π_ref(y|x)", "π(y|x)", "r(x, y)/β", "β r(x, y)", "Z(x)"),

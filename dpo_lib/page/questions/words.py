@@ -12,7 +12,7 @@ PIECES = re.compile(
 
 
 def rich(text: str) -> str:
-    """HTML of a text in which `code`, $mathematics$ and links to chapters may stand.
+    """HTML of a text in which code, TeX between dollars and links to chapters may stand.
 
     A notebook typesets dollars by itself; a built page wants the marks that Sphinx writes.
     """
