@@ -91,7 +91,7 @@ def test_depth_is_folded_opens_by_a_link_and_on_paper_and_reads_without_javascri
         assert page.locator(".dpo-depth > details[open]").count() == len(headings)
         assert complaints == []
     with visit(browser, address, java_script_enabled=False) as (page, _):
-        page.locator(".dpo-depth > details > summary").first.click()
+        page.locator(".dpo-depth > details > summary").first.press("Enter")
         assert page.locator(".dpo-depth > details[open]").count() == 1
 
 
