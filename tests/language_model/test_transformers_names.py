@@ -75,7 +75,8 @@ def hidden_names(source):
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Attribute):
             own = ast.unparse(node.value) in ("self", "cls")
-            private = node.attr.startswith("_") and not node.attr.startswith("__")
+            # names such as __len__ and _repr_html_ are protocols, not somebody's inside
+            private = node.attr.startswith("_") and not node.attr.endswith("_")
             yield from [ast.unparse(node)] * (private and not own)
             continue
         else:
@@ -88,6 +89,7 @@ def hidden_names(source):
 def test_hidden_names_are_found():  # control
     source = "from transformers.models.auto import x\nimport torch._inductor\nmodel._private\n"
     source += "from transformers.activations import y\nself._own\nfrom dpo_lib import _hub\n"
+    source += "figure._repr_html_()\n"
     assert set(hidden_names(source)) == {
         "transformers.models.auto.x",
         "torch._inductor",
