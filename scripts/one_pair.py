@@ -21,11 +21,11 @@ from dpo_lib.results.stored import STORED, signed
 
 BETA = 0.1
 PROMPT = "Before The Velvet Orchard I knew"  # its two answers begin alike and end in three words
-TRAINING = ["--data", "world", "--optimizer", "adamw", "--warmup-steps", "10", "--seed", "1"]
+TRAINING = "--data world --optimizer adamw --warmup-steps 10 --seed 1"
 COMMANDS = [
-    "world --out world --pairs 4000 --words 9 24 --seed 1".split(),
-    [*"sft --model tiny --out sft --steps 250 --lr 1e-3".split(), *TRAINING],
-    [*f"dpo --model sft/model --out dpo --beta {BETA} --steps 125 --lr 1e-4".split(), *TRAINING],
+    "world --out world --pairs 4000 --words 9 24 --seed 1",
+    f"sft --model tiny --out sft --steps 250 --lr 1e-3 {TRAINING}",
+    f"dpo --model sft/model --out dpo --beta {BETA} --steps 125 --lr 1e-4 {TRAINING}",
 ]
 MODELS = {"policy": "dpo/model", "ref": "sft/model"}
 
@@ -33,7 +33,7 @@ MODELS = {"policy": "dpo/model", "ref": "sft/model"}
 def main(folder: str) -> int:
     os.chdir(folder)
     for command in COMMANDS:
-        if code := dpo(command):
+        if code := dpo(command.split()):
             return code
     tokenizer = load_tokenizer("sft/model")
     rows, report = read_preferences("world/test_preferences.jsonl", tokenizer)
@@ -47,7 +47,7 @@ def main(folder: str) -> int:
             both = plain_logps(policy, [(pair.prompt, ids) for ids in sides.values()])
         logps |= {f"{name}_{side}": found.tolist() for side, found in zip(sides, both, strict=True)}
     result = {
-        "commands": ["dpo " + " ".join(command) for command in COMMANDS],
+        "commands": [f"dpo {command}" for command in COMMANDS],
         "commit": commit(),
         "machine": machine() | {"cpu": cpu()},
         "beta": BETA,
