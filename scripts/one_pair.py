@@ -1,7 +1,7 @@
 """One held-out pair under two models: `python scripts/one_pair.py FOLDER`.
 
 Makes the models in FOLDER with the commands below, scores the pair under both and writes
-dpo_lib/results/one_pair.json, which several chapters read. About four minutes on two cores.
+dpo_lib/results/one_pair.json, which several chapters read. About two minutes on two cores.
 """
 
 import json
@@ -20,7 +20,7 @@ from dpo_lib.results.about import commit, cpu
 from dpo_lib.results.stored import STORED, signed
 
 BETA = 0.1
-PROMPT = "Before The Velvet Orchard I knew"  # its two answers begin alike and end in three words
+REJECTED = " Leo Marsh only from television. In short, flat."  # the two answers begin alike
 TRAINING = "--data world --optimizer adamw --warmup-steps 10 --seed 1"
 COMMANDS = [
     "world --out world --pairs 4000 --words 9 24 --seed 1",
@@ -37,7 +37,7 @@ def main(folder: str) -> int:
             return code
     tokenizer = load_tokenizer("sft/model")
     rows, report = read_preferences("world/test_preferences.jsonl", tokenizer)
-    row = next(row for row in rows if row.prompt == PROMPT)
+    row = next(row for row in rows if row.rejected == REJECTED)
     (pair,) = tokenize_preferences([row], tokenizer, 128, report)
     sides = {"chosen": pair.chosen, "rejected": pair.rejected}
     logps = {}
