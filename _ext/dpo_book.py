@@ -3,7 +3,8 @@
 - the repository buttons point to the repository that is being built, also in a fork, and are
   left out where it has no address;
 - chapters are executed side by side, and again only when what they depend on changes;
-- a page has two layers, the deeper one folded, and says how long each takes to read;
+- a page has two layers, the deeper one folded, and says how long each takes to read; the fast
+  path through them is marked in the list of pages;
 - folded cells say what they hold, figures and equations have addresses, and the numbers of
   equations in the text lead to them; Korean lines are marked as such, pages have a description;
 - links in the text set figures, `#beta=0.05`, and a link that nothing takes is a warning;
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import archive
 import equations
+import fast_path
 import heads
 import layers
 import questions
@@ -35,7 +37,10 @@ from sphinx.util import logging
 
 LOG = logging.getLogger(__name__)
 
-PARTS = (equations, heads, layers, setting_links, searching, questions, shrink, archive)
+PARTS = (
+    *(equations, heads, layers, fast_path, setting_links),
+    *(searching, questions, shrink, archive),
+)
 MATHJAX = ["tex-svg.js", "a11y", "sre/mathmaps/base.json", "sre/mathmaps/en.json"]
 
 

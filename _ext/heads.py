@@ -10,6 +10,7 @@ from docutils import nodes
 HANGUL = re.compile(r"[\uac00-\ud7a3]")
 PICTURE = "social.png"  # scripts/social.py draws it
 LONGEST = 160  # characters of a description that a search engine shows
+LETTERS = {r"\beta": "β", r"\pi": "π", r"\sigma": "σ", r"\theta": "θ", r"\alpha": "α"}
 
 
 def mark_korean(app, doctree):
@@ -27,7 +28,7 @@ def describe(app, pagename, templatename, context, doctree):
     if doctree is None:
         return
     prose = (p for p in doctree.findall(nodes.paragraph) if not isinstance(p.parent, nodes.entry))
-    said = next((p.astext() for p in prose), "")
+    said = next((spoken(p) for p in prose), "")
     text = html.escape(shortened(" ".join(said.split())))
     title = html.escape(re.sub(r"<[^>]*>", "", context.get("title", "")))
     context["metatags"] = context.get("metatags", "") + (
@@ -57,6 +58,18 @@ def lead_on(app, pagename, templatename, context, doctree):
         if pagename == here != there:
             title = app.builder.render_partial(app.env.titles[there])["title"]
             context[way] = {"link": app.builder.get_relative_uri(here, there), "title": title}
+
+
+def spoken(paragraph: nodes.paragraph) -> str:
+    """Its text, with formulas as one types them, `log(π/π_ref)`."""
+    paragraph = paragraph.deepcopy()
+    for formula in list(paragraph.findall(nodes.math)):
+        text = formula.astext()
+        for tex, letter in LETTERS.items():
+            text = re.sub(re.escape(tex) + r"(?![a-z])", letter, text)
+        text = re.sub(r"\\(mathrm|text|operatorname)\b|[\\{}]", "", text)
+        formula.replace_self(nodes.Text(text))
+    return paragraph.astext()
 
 
 def shortened(text: str) -> str:

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from docutils import nodes
+from fast_path import where_next
 
 DEPTH = "Depth: "
 HEADING = re.compile(r"^(#+) +(.*)", re.MULTILINE)
@@ -64,14 +65,15 @@ def minutes(size: tuple[int, int]) -> int:
 
 
 def state_times(book: dict, name: str) -> dict:
-    """Say in the line "You need" of a chapter how long it takes to read, and to run."""
+    """Say in the line "You need" of a page how long it takes to read, to run, and what is next."""
     main, everything = map(minutes, sizes(book))
     folded = f"; {everything} with all that is folded" if everything > main else ""
     running = max(5, 5 * round(SECONDS.get(name, 5) / 5))
     said = f" **Time** {main} minutes{folded}. Its cells run in about {running} seconds."
-    cell = book["cells"][0]
-    source = "".join(cell["source"])
-    cell["source"] = re.sub(r"(?m)^\*\*You need\*\* .*$", lambda line: line[0] + said, source)
+    said += where_next(name)
+    for cell in book["cells"]:
+        source = "".join(cell["source"])
+        cell["source"] = re.sub(r"(?m)^\*\*You need\*\* .*$", lambda line: line[0] + said, source)
     return book
 
 

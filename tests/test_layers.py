@@ -1,9 +1,12 @@
 """Two layers of a page: what is folded, what opens it, and how long each takes to read."""
 
+import itertools
 import json
 import re
 
+import fast_path
 import pytest
+from bs4 import BeautifulSoup
 from conftest import NOTEBOOKS, ROOT
 from execution import Chapters
 from layers import minutes, sizes, state_times, words
@@ -101,3 +104,36 @@ def test_a_main_line_is_read_in_a_quarter_of_an_hour(built_book, name):
     executed, _ = Chapters(ROOT).with_outputs(path, path.read_text(encoding="utf-8"))
     (long, lines), _ = sizes(json.loads(executed))
     assert long <= 1500 and lines <= 80
+
+
+def test_the_fast_path_takes_at_most_ninety_minutes(built_book):
+    stated = []
+    for name in fast_path.PATH:
+        page = (built_book / f"book/{name}.html").read_text(encoding="utf-8")
+        stated += re.findall(r"<strong>Time</strong> (\d+) minutes", page)
+    assert len(stated) == len(fast_path.PATH)
+    assert sum(map(int, stated)) <= 90
+
+
+def test_the_fast_path_leads_from_each_of_its_pages_to_the_next(built_book):
+    pages = [built_book / f"book/{name}.html" for name in fast_path.PATH]
+    for here, there in itertools.pairwise(pages):
+        links = BeautifulSoup(here.read_text(encoding="utf-8"), "html.parser").select("main a")
+        assert there.name in {link.get("href") for link in links}
+
+
+def test_the_list_of_pages_marks_the_fast_path_and_nothing_else(built_book):
+    page = (built_book / "book/05_optimal_policy.html").read_text(encoding="utf-8")
+    links = BeautifulSoup(page, "html.parser").select("nav.bd-docs-nav a")
+    marked = [link["href"] for link in links if "(fast path)" in link.text]
+    shown = [f"{name}.html" for name in fast_path.PATH[1:]]  # the first heads the list anyway
+    assert marked == ["#" if name.startswith("05") else name for name in shown]
+
+
+def test_a_mark_stands_in_the_link_and_other_links_stay():
+    one = '<a class="reference internal" href="03_objective.html">3. Keep</a>'
+    other = one.replace("03_objective", "04_ppo")
+    assert (
+        fast_path.mark(one + other, "book/05")
+        == one.replace("</a>", f"{fast_path.MARK}</a>") + other
+    )

@@ -114,6 +114,7 @@ def test_figures_are_numbered_in_order_and_each_has_a_caption_that_is_seen_and_h
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_page_has_a_description_and_its_korean_lines_are_marked_as_korean(soups, name):
     said = soups[name].select_one("meta[name=description]")["content"]
+    assert "\\" not in said  # formulas as one types them
     assert 20 < len(said) <= 160
     for element in soups[name].select("article p, article td, article li"):
         own = "".join(element.find_all(string=True, recursive=False))

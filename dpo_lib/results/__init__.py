@@ -6,6 +6,7 @@ __all__, __getattr__, __dir__ = exports(
     __name__,
     {
         "stored": ["ResultError", "read"],
+        "pair": ["StoredPair", "one_pair"],
         "plan": ["Plan", "numbers"],
         "judging": ["Judge", "agreement"],
     },
