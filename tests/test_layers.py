@@ -19,6 +19,7 @@ SHORT = [
     "03_objective",
     "04_ppo",
     "05_optimal_policy",
+    "06_implicit_reward",
     "08_equivalent_rewards",
     "09_theorem",
     "10_rankings",
