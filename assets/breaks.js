@@ -132,5 +132,14 @@
       part.slice(signs[k].length) + (signs[k + 1] ? `${signs[k + 1]}{}` : ""));
   };
 
-  window.dpoBreaks = { broken, draw, pieces, width };
+  const pixelsInEx = () => {
+    const probe = document.createElement("div");
+    probe.style.width = "100ex";
+    document.body.append(probe);
+    const width = probe.getBoundingClientRect().width;
+    probe.remove();
+    return width / 100;
+  };
+
+  window.dpoBreaks = { broken, draw, pieces, pixelsInEx, width };
 })();

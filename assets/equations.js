@@ -1,5 +1,7 @@
 // An equation's number shows the equation while it is pointed at or focused.
 (() => {
+  const TAG = /\\tag\{[^}]+\}/;
+  const WIDEST = 640, MARGIN = 16; // px, as in book.css; the margin is the padding too
   const preview = document.createElement("div");
   preview.className = "dpo-eq-preview";
   preview.id = "dpo-eq-preview";
@@ -18,14 +20,16 @@
     if (!tex || shown === link || !window.MathJax?.tex2svgPromise) return;
     hide();
     shown = link;
-    const drawn = await MathJax.tex2svgPromise(tex, { display: true });
+    await MathJax.tex2svgPromise(tex, { display: true }); // loads what it needs
     if (shown !== link) return; // the pointer has left meanwhile
-    preview.replaceChildren(drawn);
+    const widest = Math.min(WIDEST, document.documentElement.clientWidth - 2 * MARGIN);
+    const room = (widest - 2 * MARGIN) / dpoBreaks.pixelsInEx();
+    preview.replaceChildren(dpoBreaks.draw(tex.replace(TAG, ""), room));
     preview.hidden = false;
     const place = link.getBoundingClientRect(), box = preview.getBoundingClientRect();
-    const left = Math.min(place.left, document.documentElement.clientWidth - box.width - 16);
+    const left = Math.min(place.left, document.documentElement.clientWidth - box.width - MARGIN);
     const above = place.top > box.height + 80; // 80: the page's header
-    preview.style.left = `${Math.max(16, left) + scrollX}px`;
+    preview.style.left = `${Math.max(MARGIN, left) + scrollX}px`;
     preview.style.top = `${(above ? place.top - box.height - 8 : place.bottom + 8) + scrollY}px`;
     link.setAttribute("aria-describedby", preview.id);
   };

@@ -7,15 +7,6 @@
   const TAG = /\\tag\{([^}]+)\}/;
   const SLACK = 1; // px
 
-  const pixelsInEx = () => {
-    const probe = document.createElement("div");
-    probe.style.width = "100ex";
-    document.body.append(probe);
-    const width = probe.getBoundingClientRect().width;
-    probe.remove();
-    return width / 100;
-  };
-
   // A number that has no room beside its equation stands below it, as in print.
   const display = (item, room) => {
     const tex = item.math.replace(TAG, "").trim(), number = item.math.match(TAG)?.[1];
@@ -37,7 +28,7 @@
   };
 
   const fit = () => {
-    const ex = pixelsInEx();
+    const ex = dpoBreaks.pixelsInEx();
     for (const item of window.MathJax?.startup?.document?.math ?? []) {
       // The formula itself is not in the page while its pieces are.
       const place = (item.dpoPlace ??= item.typesetRoot?.closest("div.math, span.math"));

@@ -85,6 +85,20 @@ def test_a_number_shows_its_equation_while_it_is_pointed_at(browser, built_book,
         assert complaints == []
 
 
+def test_no_preview_of_an_equation_is_cut_off_on_a_phone(browser, built_book):
+    address = (built_book / "book/statements.html").as_uri()
+    with visit(browser, address, viewport={"width": 390, "height": 844}) as (page, complaints):
+        settle(page)
+        preview, seen = page.locator(".dpo-eq-preview"), set()
+        for link in page.locator("article a.dpo-eq").all():
+            link.focus()
+            preview.wait_for(state="visible")
+            assert preview.evaluate("e => e.scrollWidth <= e.clientWidth + 1"), link.inner_text()
+            seen.add(link.get_attribute("href").partition("#")[2])
+        assert set(EQUATIONS) <= seen
+        assert complaints == []
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_folded_cell_says_what_it_holds_and_no_two_stand_together(soups, name):
     words = Counter(x.get_text(strip=True) for x in soups[name].select("details.hide > summary"))
