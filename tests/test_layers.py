@@ -23,6 +23,7 @@ SHORT = [
     "04_ppo",
     "05_optimal_policy",
     "06_implicit_reward",
+    "07_dpo_loss",
     "08_equivalent_rewards",
     "09_theorem",
     "10_rankings",
