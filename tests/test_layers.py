@@ -27,6 +27,7 @@ SHORT = [
     "08_equivalent_rewards",
     "09_theorem",
     "10_rankings",
+    "11_actor_critic",
 ]
 
 
