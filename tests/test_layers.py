@@ -22,6 +22,7 @@ SHORT = [
     "03_objective",
     "04_ppo",
     "05_optimal_policy",
+    "06_implicit_reward",
     "08_equivalent_rewards",
     "09_theorem",
     "10_rankings",

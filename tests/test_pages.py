@@ -16,6 +16,7 @@ PAGES = [*SOURCES, "genindex", "search"]
 TEXT = {name: path.read_text() for name in SOURCES for path in ROOT.glob(f"{name}.*")}
 WITH_SLIDER = [name for name in SOURCES if "slide(" in TEXT[name]]
 OUTSIDE = re.compile(r"^(?!file:|data:|blob:|http://127\.0\.0\.1[:/])")
+UNFOLD = "document.querySelectorAll('.dpo-depth > details').forEach(e => { e.open = true; })"
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text()
 
 
@@ -95,6 +96,7 @@ def test_a_page_is_complete_without_the_network(browser, origin, name):
 @pytest.mark.parametrize("name", WITH_SLIDER)
 def test_a_slider_moves_by_keyboard_and_mouse(browser, origin, name):
     with visit(browser, f"{origin}/{name}.html") as (page, complaints):
+        page.evaluate(UNFOLD)
         sliders = page.locator(".dpo-slider").all()
         assert sliders
         for slider in sliders:
@@ -121,6 +123,8 @@ def test_a_slider_moves_by_keyboard_and_mouse(browser, origin, name):
 @pytest.mark.parametrize("name", WITH_SLIDER)
 def test_a_slider_without_javascript_is_a_picture_and_a_table(browser, origin, name):
     with visit(browser, f"{origin}/{name}.html", java_script_enabled=False) as (page, _):
+        for fold in page.locator(".dpo-depth > details > summary").all():
+            fold.press("Enter")
         sliders = page.locator(".dpo-slider").all()
         assert sliders
         for slider in sliders:

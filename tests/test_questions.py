@@ -7,12 +7,11 @@ from itertools import combinations
 import pytest
 from bs4 import BeautifulSoup
 from conftest import SOURCES
-from test_pages import TEXT, settle, violations, visit
+from test_pages import TEXT, UNFOLD, settle, violations, visit
 
 IMPORT = re.compile(r"from dpo_lib\.page(\.| import )questions")
 ASKING = [name for name in SOURCES if IMPORT.search(TEXT[name])]
 PROGRESS = "book/progress"
-UNFOLD = "document.querySelectorAll('.dpo-depth > details').forEach(e => { e.open = true; })"
 EMPTY = re.compile(r"^$|^There is no whole answer yet\.$")
 
 each_page = pytest.mark.parametrize("name", ASKING)

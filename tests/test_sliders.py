@@ -9,7 +9,7 @@ from bs4 import BeautifulSoup
 from conftest import SOURCES, build, build_or_fail
 from setting_links import untaken
 from test_build import tiny_book
-from test_pages import TEXT, visit
+from test_pages import TEXT, UNFOLD, visit
 
 SETTING = re.compile(r"\]\(#[^)]*=")
 WITH_LINKS = [name for name in SOURCES if SETTING.search(TEXT[name])]
@@ -103,6 +103,7 @@ def test_moving_a_slider_writes_the_address_that_sets_it(opened):
 @pytest.mark.parametrize("name", WITH_LINKS)
 def test_each_link_in_the_text_sets_its_figure_to_the_value_that_it_says(opened, name):
     page = opened(name, viewport=PHONE)
+    page.evaluate(UNFOLD)
     links = page.locator("article a.dpo-set").all()
     assert len(links) == len(SETTING.findall(TEXT[name]))
     for link in links:

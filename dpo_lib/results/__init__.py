@@ -1,4 +1,4 @@
-"""Stored results of runs that are too long for a page, each with the script that made it."""
+"""What pages show and do not make: long runs, each with its script, and the votes of people."""
 
 from dpo_lib._lazy import exports
 
@@ -7,6 +7,7 @@ __all__, __getattr__, __dir__ = exports(
     {
         "stored": ["ResultError", "read"],
         "pair": ["StoredPair", "one_pair"],
+        "choices": ["Choices", "human_choices"],
         "plan": ["Plan", "numbers"],
         "judging": ["Judge", "agreement"],
     },
