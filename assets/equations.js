@@ -1,7 +1,7 @@
 // An equation's number shows the equation while it is pointed at or focused.
 (() => {
   const TAG = /\\tag\{[^}]+\}/;
-  const WIDEST = 640, MARGIN = 16; // px, as in book.css; the margin is the padding too
+  const WIDEST = 640, MARGIN = 16, BORDER = 1; // px, as in book.css; the margin is the padding too
   const preview = document.createElement("div");
   preview.className = "dpo-eq-preview";
   preview.id = "dpo-eq-preview";
@@ -23,7 +23,7 @@
     await MathJax.tex2svgPromise(tex, { display: true }); // loads what it needs
     if (shown !== link) return; // the pointer has left meanwhile
     const widest = Math.min(WIDEST, document.documentElement.clientWidth - 2 * MARGIN);
-    const room = (widest - 2 * MARGIN) / dpoBreaks.pixelsInEx();
+    const room = (widest - 2 * MARGIN - 2 * BORDER) / dpoBreaks.pixelsInEx();
     preview.replaceChildren(dpoBreaks.draw(tex.replace(TAG, ""), room));
     preview.hidden = false;
     const place = link.getBoundingClientRect(), box = preview.getBoundingClientRect();

@@ -14,6 +14,20 @@ BANK = (
 )  # fmt: skip
 
 
+# Which chapter asks what: (chapter, question). Those of the fast path ask of pages on it, since
+# its readers have met no other.
+ASKED = {
+    2: [(1, 0), (0, 0)],
+    3: [(1, 1), (0, 1)],
+    4: [(2, 0), (2, 1)],
+    5: [(3, 0), (1, 2)],
+    6: [(5, 0), (3, 1)],
+    7: [(6, 0), (5, 1)],
+    8: [(7, 0), (4, 0)],
+    9: [(8, 0), (4, 1)],
+} | {chapter: [(chapter - 1, 0), (chapter - 4, 1)] for chapter in range(10, 20)}
+
+
 class Recall:
     """Some questions under one heading."""
 
@@ -29,22 +43,21 @@ class Recall:
 
 
 def recall(chapter: str) -> Recall:
-    """Ask again what earlier chapters have answered: one question from the chapter before, one
-    from three chapters before. Each question of the bank is asked at one place only.
+    """Ask again what earlier chapters have answered, one question of late and one of long ago.
+
+    Each question of the bank is asked at one place only.
 
     Args:
         chapter: the name of its file, as in "05_optimal_policy".
 
     Returns:
-        an object that a notebook and the book show; for the first two chapters one question.
+        an object that a notebook and the book show.
 
     Raises:
-        ValueError: if no chapter comes before.
+        ValueError: for a page that asks nothing.
     """
     number = int(chapter[:2]) if chapter[:2].isdigit() else 0
+    if number not in ASKED:
+        raise ValueError(f"{chapter!r} asks nothing: chapters 02 to 19 do")
     names = sorted(BANK)
-    wanted = [(number - 1, 0), (number - 3, 1)]
-    asked = [BANK[names[n]]()[which] for n, which in wanted if 0 <= n < len(names)]
-    if not asked:
-        raise ValueError(f"no chapter comes before {chapter!r}")
-    return Recall(asked)
+    return Recall([BANK[names[earlier]]()[which] for earlier, which in ASKED[number]])

@@ -66,6 +66,16 @@ ROWS = {
             },
             "The probability is the sigmoid of a difference, and a shift leaves differences alone.",
         ),
+        number(
+            "recall-odds",
+            "01_preferences#see-it-small",
+            "The odds of A over B are 2 to 1, those of B over C 3 to 1. By equation (1), what are "
+            "the odds of A over C?",
+            6.0,
+            {"these are sums; odds multiply": 5.0, "that is the probability": 6 / 7},
+            "Log-odds are reward gaps, and gaps add along a chain.",
+            unit="to 1",
+        ),
     ),
     "02_reward_model": lambda: (
         number(
