@@ -9,7 +9,7 @@ from equations import NUMBER, TAG, key
 from sphinx import addnodes
 
 ROWS = ("book/glossary", "book/symptoms")  # pages whose table rows are entries
-EXCERPT = 140  # characters of an entry that a result shows
+EXCERPT = 130  # characters of an entry that a result shows
 UNREAD = (nodes.title, nodes.thead, nodes.raw, nodes.literal_block, nodes.math_block)
 UNREAD += (addnodes.desc_signature,)
 GREEK = r"\\(?:var)?(alpha|beta|gamma|epsilon|eta|theta|kappa|pi|sigma|tau|phi)\b"
