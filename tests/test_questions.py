@@ -94,6 +94,17 @@ def give(page, question, answer, kind):
     page.keyboard.press("Enter")
 
 
+def reload_until(page, element, text):
+    """Reload, again on a busy machine: a browser stores what a page keeps in its own time."""
+    for _ in range(40):
+        page.reload()
+        page.evaluate(UNFOLD)
+        if element.inner_text().strip().startswith(text):
+            return
+        page.wait_for_timeout(250)
+    pytest.fail(f"after 40 reloads: {element.inner_text()!r}, not {text!r}")
+
+
 def reply(question):
     return question.locator("[role=status]").inner_text().strip()
 
@@ -130,9 +141,10 @@ def test_each_question_says_not_yet_nearly_and_right(opened, name):
         assert answer.evaluate("e => e.open")
     assert opened("book/progress").locator("td[data-name]").count() > 0
     page = opened(name)
-    for question, _ in asked(page):
-        said = question.locator("[role=status]")  # on a busy machine a moment after the page
-        expect(said).to_have_text("Answered before: right, after another try.")
+    again = "Answered before: right, after another try."
+    *others, last = [question.locator("[role=status]") for question, _ in asked(page)]
+    reload_until(page, last, again)
+    assert {said.inner_text().strip() for said in others} <= {again}
 
 
 @each_page
@@ -182,18 +194,13 @@ def test_a_prediction_is_kept_and_met_again_with_the_result(opened, name):
         said = 0 if "choices" in data else str(low if low is not None else (high or 1))
         give(page, question, said, data["kind"])
         assert reply(question).startswith("Kept.")
-        page.wait_for_timeout(500)  # a browser hands on in its own time what a page keeps
-        page.reload()
-        page.evaluate(UNFOLD)
         shown = f"“{plain(data['choices'][0])}”" if "choices" in data else said
-        assert (
-            page.locator(f"#q-{data['name']}-seen p").inner_text().startswith(f"You said {shown}")
-        )
-        assert reply(question).startswith("Your prediction is kept.")
+        reload_until(page, seen, f"You said {shown}")
+        reload_until(page, question.locator("[role=status]"), "Your prediction is kept.")
     kept = [data["name"] for _, data in asked(page, predictions=True)]
     progress = opened(PROGRESS)
     for known in kept:
-        assert progress.locator(f"[data-name={known}]").inner_text() == "predicted"
+        reload_until(progress, progress.locator(f"[data-name={known}]"), "predicted")
 
 
 def test_names_are_unique_and_every_prediction_is_followed_by_its_result(soups):
@@ -244,9 +251,8 @@ def test_what_is_no_number_counts_as_no_try(opened):
             give(page, question, "about a half", "number")
             assert reply(question).startswith("This is not understood as a number.")
             give(page, question, repr(data["answer"]), "number")
-            page.reload()
             said = question.locator("[role=status]")
-            expect(said).to_have_text("Answered before: right at the first try.")
+            reload_until(page, said, "Answered before: right at the first try.")
 
 
 def test_the_page_of_progress_tells_each_state_and_erases_everything_after_asking(opened):
@@ -265,8 +271,7 @@ def test_the_page_of_progress_tells_each_state_and_erases_everything_after_askin
     right, nearly, wrong = attempts(data)
     for said, word in ((wrong or nearly, "open, tried"), (right, "right later")):
         give(chapter, question, said, data["kind"])
-        page.reload()
-        assert state.inner_text() == word
+        reload_until(page, state, word)
     assert page.get_by_role("status").inner_text() == f"Done: 1 of {rows.count()}."
     page.once("dialog", lambda dialog: dialog.dismiss())
     page.get_by_role("button", name="Erase everything").press("Enter")
@@ -274,7 +279,7 @@ def test_the_page_of_progress_tells_each_state_and_erases_everything_after_askin
     page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Erase everything").press("Enter")
     assert page.get_by_role("status").inner_text() == "Everything is erased."
-    page.reload()
+    reload_until(page, state, "open")
     assert set(rows.all_inner_texts()) == {"open"}
 
 
@@ -286,7 +291,7 @@ def test_an_answer_that_was_looked_up_is_not_counted_as_found(opened):
     give(page, question, attempts(data)[0], data["kind"])
     assert reply(question).startswith("Right.")
     progress = opened(PROGRESS)
-    assert progress.locator(f"[data-name={data['name']}]").inner_text() == "answer looked up"
+    reload_until(progress, progress.locator(f"[data-name={data['name']}]"), "answer looked up")
 
 
 def test_where_storage_is_refused_questions_work_until_the_page_is_left(opened):
@@ -325,8 +330,8 @@ def test_without_javascript_a_page_has_its_questions_choices_and_answers(browser
             if not predicted:
                 answer = question.locator(".dpo-answer")
                 assert not answer.locator("p").first.is_visible()
-                answer.locator("summary").click()
-                assert answer.locator("p").first.is_visible()
+                answer.locator("summary").press("Enter")
+                expect(answer.locator("p").first).to_be_visible()
         for seen in page.locator(".dpo-revisit").all():
             assert re.match(r"(It|The answer) is .+, because", seen.inner_text())
 
