@@ -1,4 +1,4 @@
-"""The losses of the paper: reward model (2), DPO (7), rankings (20), and PPO's three.
+"""The losses of the paper: reward model (2), DPO (7), rankings (20), PPO's; advantages in groups.
 
 Losses take log-probabilities or rewards, never models, and return one value for each pair or
 step; averaging belongs to the training loop. The language-model half of the library uses these
@@ -11,7 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpo_lib._checks import check_not_nan, check_positive, check_same_shape, check_share, checked
+from dpo_lib._checks import (
+    check_finite,
+    check_not_nan,
+    check_positive,
+    check_same_shape,
+    check_share,
+    checked,
+)
 from dpo_lib.objective import implicit_reward, policy_ranking_logp
 
 
@@ -186,6 +193,38 @@ def generalized_advantages(
         running = delta + gamma * lam * running
         advantages.append(running)
     return torch.stack(advantages[::-1], dim=-1)
+
+
+def _check_group(name: str, scores: Tensor) -> None:
+    check_finite(name, scores)
+    if scores.dim() == 0 or scores.shape[-1] < 2:
+        raise ValueError(f"{name} needs two draws or more, got shape {tuple(scores.shape)}")
+
+
+@checked(scores=_check_group)
+def leave_one_out_advantages(scores: Tensor) -> Tensor:
+    """RLOO: each draw's score minus the mean score of the other draws of its prompt.
+
+    Scores have shape (..., draws); for objective (3) they are `kl_shaped_reward`.
+    Source: Ahmadian et al. 2024 (arXiv 2402.14740); TRL's `RLOOTrainer`.
+    """
+    draws = scores.shape[-1]
+    return (scores - scores.mean(-1, keepdim=True)) * draws / (draws - 1)
+
+
+@checked(scores=_check_group)
+def group_advantages(scores: Tensor) -> Tensor:
+    """GRPO: each draw's score minus the mean of its group, divided by their standard deviation.
+
+    The deviation is the group's own, with 1/n: two unequal scores get 1 and -1. TRL's
+    `GRPOTrainer` divides by the sample's, with 1/(n - 1), plus 1e-4: a shorter step.
+    Scores have shape (..., draws); equal ones push nothing.
+    Source: DeepSeekMath, Shao et al. 2024 (arXiv 2402.03300).
+    """
+    centred = scores - scores.mean(-1, keepdim=True)
+    equal = (scores == scores[..., :1]).all(-1, keepdim=True)
+    spread = centred.square().mean(-1, keepdim=True).sqrt()
+    return torch.where(equal, 0.0, centred / torch.where(equal, 1.0, spread))
 
 
 def unlikelihood_loss(

@@ -369,6 +369,14 @@ REFUSED = {
         lambda: losses.generalized_advantages(ONE, ONE, lam=NAN),
         "lam must lie in [0, 1], got nan",
     ),
+    "a group": (
+        lambda: losses.group_advantages(ONE[:1]),
+        "scores needs two draws or more, got shape (1,)",
+    ),
+    "the others": (
+        lambda: losses.leave_one_out_advantages(table(0.0, NAN)),
+        "scores must be finite, got nan at (1,)",
+    ),
     "learning rate": (
         lambda: ppo.natural_gradient_ascent(REWARD, LOG_REF, 2.0, 3, lr=1.0),
         "lr must lie in (0, 2 / beta) to converge, got 1.0",

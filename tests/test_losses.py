@@ -15,6 +15,8 @@ from dpo_lib.losses import (
     dpo_weight,
     entropy,
     generalized_advantages,
+    group_advantages,
+    leave_one_out_advantages,
     plackett_luce_dpo_loss,
     ppo_clip_loss,
     ppo_kl_loss,
@@ -288,6 +290,28 @@ def test_a_clipped_ratio_of_any_size_has_gradient_zero_and_no_nan(dtype):
     loss.sum().backward()
     torch.testing.assert_close(loss.detach(), torch.tensor([-1.2, 0.0, 0.8], dtype=dtype))
     torch.testing.assert_close(logps.grad, torch.zeros(3, dtype=dtype))
+
+
+@given(tables((3, 5), moderate))
+def test_leave_one_out_and_group_advantages_are_trl_s_formulas(scores):
+    rloo = scores - (scores.sum(-1, keepdim=True) - scores) / (5 - 1)  # RLOOTrainer
+    assert_close(leave_one_out_advantages(scores), rloo)
+    mean, spread = scores.mean(-1, keepdim=True), scores.std(-1, keepdim=True)
+    if spread.min() < 1e-3:
+        return  # where the 1e-4 that GRPOTrainer adds to the deviation is not small
+    grpo = (scores - mean) / (spread + 1e-4)
+    ours = group_advantages(scores) * (4 / 5) ** 0.5 / (1 + 1e-4 / spread)
+    assert_close(ours, grpo)
+
+
+def test_advantages_of_a_group_worked_by_hand():
+    one_right = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    third, root = 1 / 3, 3**0.5  # the others of a wrong draw have mean 1/3; 1/4 and sqrt(3)/4
+    assert_close(leave_one_out_advantages(one_right), torch.tensor([1.0, -third, -third, -third]))
+    assert_close(group_advantages(one_right), torch.tensor([root, -1 / root, -1 / root, -1 / root]))
+    assert group_advantages(torch.tensor([[5.0, 5.0], [0.1, 20.0]])).tolist() == [[0, 0], [-1, 1]]
+    equal = torch.full((3,), 0.1)  # whose mean is not 0.1 in float32
+    assert group_advantages(equal).tolist() == [0, 0, 0]
 
 
 def test_the_ranking_loss_worked_by_hand():

@@ -124,6 +124,7 @@ RIGHT = {
     "check_class_distance": lambda r, other: (r - other).amax(-1) / 2 - (r - other).amin(-1) / 2,
     "check_optimal_baseline": lambda log_pi, R: mean_by_length(log_pi, R, 1.0),
     "check_leave_one_out": lambda R: (R.sum(-1, keepdim=True) - R) / (R.shape[-1] - 1),
+    "check_regression_round": lambda log_pi, r, eta: (log_pi + eta * r).log_softmax(-1),
     "check_member_with_partition": lambda r, ref, beta, z: (
         r - beta * ((ref + r / beta).logsumexp(-1) - z.log())[..., None]
     ),
@@ -220,6 +221,14 @@ WRONG = {
     "others counted one too many": (
         "check_leave_one_out",
         lambda R: (R.sum(-1, keepdim=True) - R) / R.shape[-1],
+    ),
+    "eta as a price": (
+        "check_regression_round",
+        lambda log_pi, r, eta: (log_pi + r / eta).log_softmax(-1),
+    ),
+    "a round that is not normalised": (
+        "check_regression_round",
+        lambda log_pi, r, eta: log_pi + eta * r,
     ),
     "always Z = 1": (
         "check_member_with_partition",

@@ -35,6 +35,7 @@ __all__, __getattr__, __dir__ = exports(
             "check_worst_first",
             "check_optimal_baseline",
             "check_leave_one_out",
+            "check_regression_round",
         ],
         "chapters_12_to_15": [
             "check_preferred_ft",

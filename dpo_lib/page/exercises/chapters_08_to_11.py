@@ -1,4 +1,4 @@
-"""Part III, why this is allowed: chapters 8 to 11."""
+"""Part III, why this is allowed: chapters 8 to 11, and the neighbours."""
 
 from collections.abc import Callable
 
@@ -128,4 +128,15 @@ def check_leave_one_out(attempt: Callable) -> Verdict:
         ],
         "no draw is part of its own baseline.",
         "take each draw's own score out of the sum, and count how many are left.",
+    )
+
+
+def check_regression_round(attempt: Callable) -> Verdict:
+    """Chapter 11: of its neighbours, the policy that a round of REBEL ends with."""
+    return compare(
+        attempt,
+        lambda log_policy, reward, eta: optimal_log_policy(reward, log_policy, 1 / eta),
+        [(log_ref, reward, 1 / beta) for reward, log_ref, beta in world_inputs(113)],
+        "a round is one step of (4), with the round's first policy as its reference.",
+        "every gap of log-ratios can be eta times the reward gap at once; normalise at the end.",
     )
