@@ -17,8 +17,8 @@ NEXT = {
     "switched off, or once before training",
     "loss is summed": "divide each micro-batch's loss by their number; then the learning rate "
     "that suits the sum is too low",
-    "reference scores belong to other pairs": "throw the stored reference scores away and score "
-    "again, keyed by row and not by place",
+    "reference scores belong to other pairs": "score the reference again, keyed by row and not "
+    "by place; rewards that are still not 0 say that it is another model",
     "policy is scored with noise": "set every dropout to 0; if rewards still start below 0, "
     "compare the names of policy and reference",
     "reference is another model": "start policy and reference from one checkpoint; with LoRA, "
