@@ -13,7 +13,11 @@ from layers import minutes, sizes, state_times, words
 from test_pages import visit
 
 DEEP = [path for path in NOTEBOOKS if "# Depth: " in path.read_text(encoding="utf-8")]
-SHORT = [path.stem for path in NOTEBOOKS if path.stem[:2] <= "11"]  # names come after numbers
+# Words and visible lines of a main line; of chapters 15, 16, 18 and 19 none holds yet.
+LIMITS = {path.stem: (1500, 80) for path in NOTEBOOKS if path.stem[:2] <= "11"}
+LIMITS |= dict.fromkeys(["12_one_world", "13_when_the_theorem_fails"], (2000, 120))
+LIMITS |= {"14_chosen_goes_down": (1500, 120), "17_tiny_gpt2": (2000, 120)}
+LIMITS |= dict.fromkeys(["neighbours", "online"], (1500, 120)) | {"which_knob_first": (750, 0)}
 
 
 def markdown(text):
@@ -86,12 +90,13 @@ def test_depth_is_folded_opens_by_a_link_and_on_paper_and_reads_without_javascri
         assert page.locator(".dpo-depth > details[open]").count() == 1
 
 
-@pytest.mark.parametrize("name", SHORT)
-def test_a_main_line_is_read_in_a_quarter_of_an_hour(built_book, name):
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_main_line_keeps_its_limits(built_book, name):
     path = ROOT / f"book/{name}.ipynb"
     executed, _ = Chapters(ROOT).with_outputs(path, path.read_text(encoding="utf-8"))
     (long, lines), _ = sizes(json.loads(executed))
-    assert long <= 1500 and lines <= 80
+    most_words, most_lines = LIMITS[name]
+    assert long <= most_words and lines <= most_lines
 
 
 def test_the_fast_path_takes_at_most_ninety_minutes(built_book):
