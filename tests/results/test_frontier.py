@@ -139,6 +139,24 @@ def test_the_stored_result_is_whole_and_says_how_it_was_made():
                 assert low <= row[name]["mean"] <= high and row[name]["prompts"] == 100
 
 
+def test_the_stored_grid_is_whole_and_comes_with_held_out_curves_and_texts():
+    path = results.stored.STORED / "frontier_grid.json"
+    assert path.stat().st_size < 150_000
+    result = results.read(path)
+    told = result["about"]
+    plan = results.Plan(**told["plan"], out="OUT")
+    assert told["command"].split(" ", 3)[3] == " ".join(about.flags(plan))
+    assert re.fullmatch(r"[0-9a-f]{40}", told["commit"]) and told["peak_flops"] > 1e9
+    for part in result["seeds"]:
+        rows = {row["name"]: row for row in part["policies"]}
+        assert set(plan.dpo_runs()) < set(rows) and {"SFT", "PPO"} < set(rows)
+        for name in plan.dpo_runs():
+            held = part["stages"][name]["held_out"]
+            assert held["step"][0] == 0 and abs(held["eval_loss"][0] - math.log(2)) < 1e-6
+            assert held["step"][-1] <= plan.steps
+            assert len(rows[name]["texts"]) == 10
+
+
 def test_learning_rates_make_a_grid_that_is_watched_on_held_out_pairs(tmp_path):
     plan = results.Plan(out="", betas="0.1 1", lrs="1e-4 1e-3", lora=4, methods="PPO")
     found = stages(plan, 0, tmp_path)
