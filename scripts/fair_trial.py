@@ -12,9 +12,12 @@ steps of as many completions for every method (120 steps of 128 at most):
 
 Tuning, on a seed of its own: each method has every learning rate with every beta (Preferred-FT has
 no beta), is looked at after 30, 60 and 120 steps, and keeps the setting with the most *learned*
-reward on held-out prompts. Trial, on three other seeds: each method at its own setting, and the
-four kinds of DPO at one shared setting, with five rounds of pairs (reference kept, and moved) and
-a program as judge beside them. The true reward judges, by completions of 200 held-out prompts.
+reward on held-out prompts; and, by a second rule, the one with the most among those whose KL is at
+most 10 nats. (The second rule was made when the first had chosen a policy that fools the reward
+model, and before any fresh seed was tried at a tuned setting.) Trial, on three other seeds: each
+method at both settings, and the four kinds of DPO at one shared setting, with five rounds of pairs
+(reference kept, and moved) and a program as judge beside them. The true reward judges, by
+completions of 200 held-out prompts.
 
 Gates at the shared setting, for every seed alone, paired over prompts, z > 4: online has more true
 reward than relabelled, and less KL; and (the control) frozen has less true reward than online.
@@ -86,6 +89,7 @@ for row in map(json.loads, sys.stdin):
     print(int(reviews.reward(row["prompt"], row["completion"]) >= 1))
 """
 ROOF = torch.logspace(-2, 2, 80, dtype=torch.float64)  # the betas that it is the least over
+RULES = {"tuned": math.inf, "near": 10.0}  # most learned reward, at so many nats at most
 SURE = 4.0  # standard errors
 
 
@@ -129,8 +133,11 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         grid = tune(Runs(folder / f"seed-{size.tuned_on}", size.tuned_on, size))
-        chosen = {method: best(grid, method) for method in METHODS}
-        print(*(f"{method}: {setting}" for method, setting in chosen.items()), sep="\n")
+        chosen = {
+            rule: {method: best(grid, method, most) for method in METHODS}
+            for rule, most in RULES.items()
+        }
+        print(json.dumps(chosen, indent=1))
         seeds = [trial(Runs(folder / f"seed-{s}", s, size), chosen) for s in size.seeds]
     failed = [line for line in gates(seeds) if line.endswith("FAILED")]
     print(f"{time.perf_counter() - began:.0f} s")
@@ -153,25 +160,25 @@ def tune(runs: "Runs") -> list[dict]:
     return grid
 
 
-def best(grid: list[dict], method: str) -> dict:
-    """The setting with the most learned reward, which is all that a user can see."""
-    rows = [row for row in grid if row["method"] == method]
+def best(grid: list[dict], method: str, most: float = math.inf) -> dict:
+    """The setting with the most learned reward, among those whose KL is at most so many nats."""
+    rows = [row for row in grid if row["method"] == method and row["kl"] <= most]
     top = max(rows, key=lambda row: row["learned"])
     return {name: top[name] for name in ("lr", "beta", "steps")}
 
 
-def trial(runs: "Runs", chosen: dict[str, dict]) -> dict:
-    """Every method on one seed, judged: the tuned ones, and those at the shared setting."""
+def trial(runs: "Runs", chosen: dict[str, dict[str, dict]]) -> dict:
+    """Every method on one seed, judged: by both rules, and at the shared setting."""
     shared = SHARED | {"steps": min(SHARED["steps"], runs.size.looks[-1])}
-    wanted = [(method, setting, True) for method, setting in chosen.items()]
-    wanted += [(method, shared, False) for method in AT_ONE_SETTING]
+    wanted = chosen | {"shared": dict.fromkeys(AT_ONE_SETTING, shared)}
     rows = []
-    for method, setting, tuned in wanted:
-        name = f"{'tuned' if tuned else 'shared'}-{method}"
-        found = runs.once(name, lambda: runs.judged(method, **setting))  # noqa: B023
-        rows.append(dict(method=method, tuned=tuned, **setting) | found)
-        means = {key: sum(found[key]) / len(found[key]) for key in ("reward", "kl")}
-        print(f"seed {runs.seed} {name:20}{told(found | means | setting)}", flush=True)
+    for rule, settings in wanted.items():
+        for method, setting in settings.items():
+            name = f"{rule}-{method}"
+            found = runs.once(name, lambda: runs.judged(method, **setting))  # noqa: B023
+            rows.append(dict(method=method, rule=rule, **setting) | found)
+            means = {key: sum(found[key]) / len(found[key]) for key in ("reward", "kl")}
+            print(f"seed {runs.seed} {name:20}{told(found | means | setting)}", flush=True)
     return {"seed": runs.seed, **runs.once("base", runs.base), "rows": rows}
 
 
@@ -367,7 +374,7 @@ def gates(seeds: list[dict]) -> list[str]:
     """Print every gate with its number, for each seed."""
     lines = []
     for part in seeds:
-        rows = {row["method"]: row for row in part["rows"] if not row["tuned"]}
+        rows = {row["method"]: row for row in part["rows"] if row["rule"] == "shared"}
         for claim, more, less, figure in (
             ("online has more true reward than relabelled", "online", "relabelled", "reward"),
             ("online has less KL than relabelled", "relabelled", "online", "kl"),

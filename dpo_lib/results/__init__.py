@@ -8,6 +8,7 @@ __all__, __getattr__, __dir__ = exports(
         "stored": ["ResultError", "read"],
         "pair": ["StoredPair", "one_pair"],
         "choices": ["Choices", "human_choices"],
+        "trial": ["FairTrial", "Judged", "Seed", "fair_trial"],
         "plan": ["Plan", "numbers"],
         "judging": ["Judge", "agreement"],
     },

@@ -25,7 +25,7 @@ def test_the_quick_run_tunes_and_judges_every_method_and_goes_on_where_it_was(
     monkeypatch.setattr(sys, "argv", ["fair_trial.py", "--quick", str(tmp_path / "runs")])
     assert script.main() == 0
     said = capsys.readouterr().out
-    names = [f"tuned-{name}" for name in script.METHODS]
+    names = [f"{rule}-{name}" for rule in script.RULES for name in script.METHODS]
     names += [f"shared-{name}" for name in script.AT_ONE_SETTING]
     assert [line.split()[2] for line in said.splitlines() if line.startswith("seed 1 ")] == names
     kept = [json.loads((tmp_path / f"runs/seed-1/{name}.json").read_text()) for name in names]
@@ -38,11 +38,13 @@ def test_the_quick_run_tunes_and_judges_every_method_and_goes_on_where_it_was(
     assert sorted((tmp_path / "runs/seed-1/runs").glob("*/settings.json")) == trained
 
 
-def test_a_setting_is_chosen_by_the_learned_reward_alone(script):
+def test_a_setting_is_chosen_by_the_learned_reward_not_the_true_one(script):
     rows = [dict(method="online", lr=lr, beta=0.3, steps=60, learned=x, reward=-x, kl=1.0)
             for lr, x in ((3e-4, 0.1), (1e-3, 0.7), (3e-3, 0.4))]  # fmt: skip
     rows.append(dict(rows[0], method="PPO", learned=9.0))
     assert script.best(rows, "online") == {"lr": 1e-3, "beta": 0.3, "steps": 60}
+    rows[1]["kl"] = 11.0
+    assert script.best(rows, "online", 10.0)["lr"] == 3e-3  # by the second rule: KL at most 10
 
 
 @pytest.mark.parametrize("worse", [None, "reward", "kl", "frozen"])
@@ -52,13 +54,13 @@ def test_a_gate_fails_where_its_figure_does(script, capsys, worse):
 
     def judged(method, reward, kl):
         figures = {"reward": (reward + noise).tolist(), "kl": (kl - noise).tolist()}
-        return dict(method=method, tuned=False) | figures
+        return dict(method=method, rule="shared") | figures
 
     rows = [
         judged("relabelled", 0.5 if worse != "reward" else 1.5, 10.0 if worse != "kl" else 5.0),
         judged("frozen", 0.6 if worse != "frozen" else 1.0, 10.0),
         judged("online", 1.0 + noise.flip(0), 5.0),
-        dict(judged("online", 0.0, 99.0), tuned=True),  # no gate asks it
+        dict(judged("online", 0.0, 99.0), rule="near"),  # no gate asks it
     ]
     lines = script.gates([{"seed": 7, "rows": rows}])
     failed = [number for number, line in enumerate(lines) if line.endswith("FAILED")]

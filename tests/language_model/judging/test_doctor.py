@@ -10,7 +10,7 @@ import pytest
 
 from dpo_lib.__main__ import main
 from dpo_lib.language_model.judging import doctor
-from dpo_lib.language_model.judging.doctor import diagnose, lines
+from dpo_lib.language_model.judging.doctor import diagnose, lines, remedies
 from dpo_lib.language_model.judging.training_log import Log, read_log
 
 LN2 = math.log(2)
@@ -651,3 +651,16 @@ def test_a_bug_is_named_however_short_the_log_is():
     rows = healthy(3)
     rows[1]["loss"] = math.nan
     assert lines(Log(rows))[0].startswith("suspect: not finite")
+
+
+def test_every_rule_says_what_to_do_next(tmp_path, capsys):
+    names = {rule.__name__.replace("_", " ") for rule in doctor.RULES}
+    assert remedies.NEXT.keys() == names and all(remedies.NEXT.values())
+    log = changed(lambda row: {"loss": math.nan} if row["step"] > 6 else {})
+    said = lines(log)
+    assert said[1] == f"  next: {remedies.NEXT['not finite']}"
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in log.rows))
+    assert main(["doctor", str(path)]) == 1
+    assert said[1] in capsys.readouterr().out.splitlines()
+    assert not any("next:" in line for line in lines(Log(healthy(), {})))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dpo_lib.language_model.judging.doctor import broken_run, learning, loss, ppo, reference
+from dpo_lib.language_model.judging.doctor.remedies import NEXT
 from dpo_lib.language_model.judging.training_log import Log
 
 Rule = Callable[[Log], str | None]
@@ -81,6 +82,11 @@ class Finding:
     sentence: str
     note: bool = False
 
+    @property
+    def next(self) -> str:
+        """What to do first, in a sentence."""
+        return NEXT[self.rule]
+
     def __str__(self) -> str:
         return f"{'note' if self.note else 'suspect'}: {self.rule}: {self.sentence}"
 
@@ -96,10 +102,14 @@ def diagnose(log: Log) -> list[Finding]:
 
 
 def lines(log: Log) -> list[str]:
-    """What a person reads: suspects, or that there is none, or that nobody could tell; notes."""
-    findings = diagnose(log)
-    suspects = [str(finding) for finding in findings if not finding.note]
-    notes = [str(finding) for finding in findings if finding.note]
+    """What a person reads: suspects, or that there is none, or that nobody could tell; notes.
+
+    After each suspect and note comes a line with what to do next.
+    """
+    told: dict[bool, list[str]] = {True: [], False: []}
+    for finding in diagnose(log):
+        told[finding.note] += [str(finding), f"  next: {finding.next}"]
+    suspects, notes = told[False], told[True]
     rows = f"{len(log.rows)} rows, steps {log.rows[0]['step']} to {log.rows[-1]['step']}"
     if not suspects and len(log.rows) < ENOUGH:
         suspects = [f"too short to judge: most rules wait for 8 to {ENOUGH} rows"]

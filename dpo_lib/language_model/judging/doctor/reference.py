@@ -37,7 +37,7 @@ def reference_scores_belong_to_other_pairs(log: Log) -> str | None:
         return (
             f"rewards before the first update are not 0 ({', '.join(not_zero_at_the_start(log))}) "
             "and change their sign from row to row: each pair is compared with the reference's "
-            "score of another pair"
+            "score of another pair, or with that of another model which is as good"
         )
     return None
 

@@ -63,7 +63,7 @@ ROWS = {
     "17_tiny_gpt2": lambda: (
         choice(
             "recall-first-loss",
-            "17_tiny_gpt2#the-experiment",
+            "17_tiny_gpt2#in-code",
             "The first loss of a DPO run is 0.91. What is wrong?",
             "the reference's log-probabilities are not those of the first policy",
             {
@@ -76,7 +76,7 @@ ROWS = {
         ),
         choice(
             "recall-flipped-file",
-            "17_tiny_gpt2#the-experiment",
+            "17_tiny_gpt2#where-it-breaks",
             "In a data file chosen and rejected are exchanged throughout. How does the loss look?",
             "healthy: it starts at log 2 and falls",
             {
