@@ -47,7 +47,7 @@ class Settings:
     """What every stage can be told; a stage's own settings extend it."""
 
     model: Annotated[str, MODEL]
-    """Hub name, folder in the hub's format, "tiny" or "gpt2-random" (random weights)."""
+    """Hub name, folder in the hub's format, "tiny", "small" or "gpt2-random" (random weights)."""
     data: Annotated[str, MODEL]
     """File of rows (JSON Lines, a JSON list, CSV or parquet), or a folder of them."""
     reference: Annotated[str | None, MODEL] = None

@@ -1,6 +1,7 @@
 """What a result says of itself: all that it takes to repeat it."""
 
 import json
+import math
 import platform
 import shlex
 import subprocess
@@ -24,6 +25,7 @@ def about(plan: Plan, out: Path) -> dict:
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commit": commit(),
         "machine": machine() | {"cpu": cpu()},
+        "peak_flops": peak(),
     }
 
 
@@ -33,6 +35,19 @@ def flags(plan: Plan) -> list[str]:
     given = {key: value for key, value in asdict(plan).items() if value != usual[key]}
     given["out"] = "OUT"
     return [f"--{key.replace('_', '-')} {shlex.quote(str(value))}" for key, value in given.items()]
+
+
+def peak(size: int = 1024, times: int = 10) -> float:
+    """Operations a second of a product of two large matrices, float32: the best of some."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a, best = torch.ones(size, size, device=device), math.inf
+    for _ in range(times):
+        started = time.perf_counter()
+        (a @ a).sum().item()  # waits for a GPU
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
 
 
 def commit() -> str | None:

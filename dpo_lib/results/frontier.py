@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 from dpo_lib._command_line import Config, make_app
@@ -23,6 +24,7 @@ from dpo_lib.results.stored import ResultError, signed
 CURVES = ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")
 CURVES += ("logps/chosen", "logps/rejected", "objective/kl", "objective/scores", "accuracy")
 POINTS = 24  # of a stored curve
+WATCHED = 100  # held-out pairs that a grid of learning rates is measured on while it trains
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,6 +47,8 @@ def run(plan: Plan) -> Path:
     if not world.exists():
         labels = ("--labels", "deterministic", "--seed", plan.world_seed)
         dpo("world", "--out", world, "--pairs", plan.pairs, *labels)
+    with (world / "test_preferences.jsonl").open() as lines:
+        (world / "watched.jsonl").write_text("".join(islice(lines, WATCHED)))
     found = []
     for seed in range(plan.seeds):
         done = out / f"seed-{seed}.json"
@@ -111,11 +115,18 @@ def stage_record(folder: Path, command: list) -> dict:
         [json.loads(line) for line in (folder / name).read_text().splitlines()]
         for name in ("metrics.jsonl", "timing.jsonl")
     )
+    looked = [row for row in rows if "eval_loss" in row]  # before the first step too
+    rows = [row for row in rows if "loss" in row]
     timing = {row["step"]: row for row in timings}  # a step that was repeated counts once
     kept = sorted({round(k * (len(rows) - 1) / (POINTS - 1)) for k in range(POINTS)})
     names = [name for name in CURVES if name in rows[0]]
     curves = {name: [float(f"{rows[k][name]:.6g}") for k in kept] for name in names}
     seconds = awake([row["seconds"] for row in timing.values()])
+    held_out = {
+        name: [row[name] if name == "step" else float(f"{row[name]:.6g}") for row in looked]
+        for name in ("step", *(f"eval_{name}" for name in CURVES))
+        if looked and name in looked[0]
+    }
     return {
         "command": " ".join(map(str, ("dpo", *command))).replace(str(folder.parents[1]), "OUT"),
         "steps": len(rows),
@@ -123,7 +134,7 @@ def stage_record(folder: Path, command: list) -> dict:
         "tokens_per_second": round(rows[-1].get("num_tokens", 0) / seconds, 1),
         "first_loss": rows[0]["loss"],
         "curves": {"step": [rows[k]["step"] for k in kept]} | curves,
-    }
+    } | ({"held_out": held_out} if looked else {})
 
 
 def awake(seconds: list[float]) -> float:

@@ -1,5 +1,6 @@
 """The trained policies of one seed on held-out prompts: rewards, KL, win rates, Best-of-N."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -90,8 +91,16 @@ class Judge:
             row |= {"kl": means(kl), "length": means(drawn.lengths), "ended": means(drawn.ended)}
             row["beats_chosen"] = win_rate(drawn.rewards, self.chosen).record
             row["beats_sft"] = win_rate(drawn.rewards, self.base.rewards).record
-            rows.append(row | {"accuracy": accuracy if t == 1 else None})
+            row["accuracy"] = accuracy if t == 1 else None
+            if self.plan.lrs and t == 1:
+                row["texts"] = self.texts(drawn)
+            rows.append(row)
         return rows
+
+    def texts(self, drawn, count: int = 10) -> list[list[str]]:
+        """Prompt and first completion, with its end, of the first prompts."""
+        shown = drawn.sequences[:: self.plan.samples][:count]
+        return [[self.tokenizer.decode(list(part)) for part in pair] for pair in shown]
 
     def accuracy(self, model) -> dict:
         """How often the implicit reward ranks a held-out pair as its label does."""
@@ -126,6 +135,7 @@ def judge(plan: Plan, seed: int, out: Path) -> dict:
     return {
         "policies": rows,
         "best_of": best,
+        "roof": roof_of(court.base.rewards),
         "chosen_reward": means(court.chosen),
         "reward_accuracy": proportion(correct(ranks[:, 0], ranks[:, 1])),
         "gpu_agreement_nats": agreement(court.reference, court.pairs[:16]),
@@ -135,6 +145,17 @@ def judge(plan: Plan, seed: int, out: Path) -> dict:
 def means(values: torch.Tensor) -> dict:
     """The mean of (prompts, samples) with the standard error over prompts."""
     return estimate(values).record
+
+
+def roof_of(rewards: torch.Tensor) -> dict:
+    """By the SFT model's own draws, what bounds the true reward of a policy at each KL.
+
+    It is reached by the policies (4): a KL of k buys at most beta (k + log_z), whatever beta is.
+    """
+    rewards = rewards.double().flatten()
+    betas = torch.logspace(-1.5, 1.5, 61, dtype=torch.float64)
+    log_z = (rewards / betas[:, None]).logsumexp(-1) - math.log(len(rewards))
+    return {"beta": betas.tolist(), "log_z": log_z.tolist(), "draws": len(rewards)}
 
 
 def powers(n: int) -> list[int]:

@@ -14,7 +14,7 @@ class Plan:
     out: str
     """Folder of the runs; frontier.json is written into it."""
     model: str = "tiny"
-    """tiny, gpt2-random, gpt2 (from the hub), or a folder."""
+    """tiny, small, gpt2-random, gpt2 (from the hub), or a folder."""
     seeds: int = 3
     """How many, from 0 on; of weights, order and sampling. The world is one."""
     betas: str = "0.05 0.3 1 5"
@@ -43,6 +43,12 @@ class Plan:
     """Learning rate of SFT and of the reward model."""
     lr: float = 1e-4
     """Learning rate of DPO, Preferred-FT and Unlikelihood."""
+    lrs: str = ""
+    """Of DPO, each with each of betas, and watched on held-out pairs; `lr` alone if empty."""
+    methods: str = "Preferred-FT Unlikelihood PPO PPO-GT"
+    """Beside DPO."""
+    lora: int = 0
+    """Rank of one more DPO, at `beta` and ten times `lr`; none if 0."""
     ppo_lr: float = 5e-4
     """Learning rate of PPO."""
     test_pairs: int = 500
@@ -58,6 +64,13 @@ class Plan:
     world_seed: int = 2
     """Of the world."""
 
+    def dpo_runs(self) -> dict[str, tuple[float, float]]:
+        """Name -> beta and learning rate of the runs of DPO with all weights."""
+        betas = numbers(self.betas)
+        if not self.lrs:
+            return {f"DPO {b:g}": (b, self.lr) for b in betas}
+        return {f"DPO {b:g} at {lr:g}": (b, lr) for b in betas for lr in numbers(self.lrs)}
+
 
 def stages(plan: Plan, seed: int, out: Path) -> dict[str, list]:
     """Name -> command, in the order in which they depend on each other."""
@@ -66,21 +79,30 @@ def stages(plan: Plan, seed: int, out: Path) -> dict[str, list]:
     common += ["--accumulate", plan.accumulate, "--optimizer", "adamw", "--warmup-steps", 10]
     common += ["--log-every", 25, "--save-every", 50, "--resume"]
     start = ["--model", runs / "SFT/model", *common]
-    fit = ["--steps", plan.steps, "--lr", plan.lr]
+    fit = ["--steps", plan.steps, "--lr"]
+    watched = ["--eval-data", world / "watched.jsonl", "--eval-every", max(1, plan.steps // 6)]
     draw = ["--steps", plan.ppo_steps, "--lr", plan.ppo_lr, "--beta", plan.beta]
     draw += ["--minibatches", 2, "--epochs", 2, "--max-new-tokens", min(64, plan.max_new_tokens)]
     slow = ["--lr", plan.sft_lr, "--steps"]
     twice = ["--batch-size", 2 * plan.batch_size]
+    preferred = ["sft", *start, *fit, plan.lr, "--data", world / "preferences.jsonl"]
     unlikelihood = ["--loss", "unlikelihood", "--alpha", plan.alpha]
-    found = {
-        "SFT": ["sft", "--model", plan.model, *common, *slow, plan.sft_steps],
-        "reward": ["reward", *start, *slow, plan.reward_steps, *twice],
-        **{f"DPO {b:g}": ["dpo", *start, *fit, "--beta", b] for b in numbers(plan.betas)},
-        "Preferred-FT": ["sft", *start, *fit, "--data", world / "preferences.jsonl"],
-        "Unlikelihood": ["dpo", *start, *fit, *unlikelihood],
+    others = {
+        "Preferred-FT": preferred,
+        "Unlikelihood": ["dpo", *start, *fit, plan.lr, *unlikelihood],
         "PPO": ["ppo", *start, *draw, "--reward", runs / "reward/model"],
         "PPO-GT": ["ppo", *start, *draw, "--reward", "true"],
     }
+    found = {
+        "SFT": ["sft", "--model", plan.model, *common, *slow, plan.sft_steps],
+        "reward": ["reward", *start, *slow, plan.reward_steps, *twice],
+    }
+    for name, (beta, lr) in plan.dpo_runs().items():
+        found[name] = ["dpo", *start, *fit, lr, "--beta", beta, *watched * bool(plan.lrs)]
+    if plan.lora:
+        adapter = ["--lora", plan.lora, "--beta", plan.beta]
+        found[f"LoRA {plan.beta:g}"] = ["dpo", *start, *fit, 10 * plan.lr, *adapter]
+    found |= {name: others[name] for name in plan.methods.split()}
     return {name: [*command, "--out", runs / name] for name, command in found.items()}
 
 

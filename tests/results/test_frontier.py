@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from dpo_lib import results
-from dpo_lib.results import frontier, judging
+from dpo_lib.results import about, frontier, judging
+from dpo_lib.results.plan import stages
 
 SMALL = "--seeds 1 --betas 0.1 --beta 0.1 --temperatures 1 --pairs 8 --batch-size 4 --sft-steps 2 "
 SMALL += "--reward-steps 2 --steps 2 --ppo-steps 4 --prompts 3 --test-pairs 8 --best-of 2 "
@@ -120,11 +121,11 @@ def test_a_damaged_result_is_refused_in_one_line(out, tmp_path, damage):
 
 def test_the_stored_result_is_whole_and_says_how_it_was_made():
     result = results.read()
-    about, plan = result["about"], result["about"]["plan"]
-    assert about["command"] == "python -m dpo_lib.results.frontier --out OUT"
-    assert re.fullmatch(r"[0-9a-f]{40}", about["commit"])
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d", about["date"])
-    assert {"cpu", "gpu", "torch", "python", "threads"} <= set(about["machine"])
+    told, plan = result["about"], result["about"]["plan"]
+    assert told["command"] == "python -m dpo_lib.results.frontier --out OUT"
+    assert re.fullmatch(r"[0-9a-f]{40}", told["commit"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", told["date"])
+    assert {"cpu", "gpu", "torch", "python", "threads"} <= set(told["machine"])
     assert {key: plan[key] for key in ("model", "betas", "steps")} == {
         key: getattr(results.Plan(out=""), key) for key in ("model", "betas", "steps")
     }
@@ -136,6 +137,54 @@ def test_the_stored_result_is_whole_and_says_how_it_was_made():
             for name in ("reward", "learned", "kl", "length", "ended", "beats_chosen"):
                 low, high = row[name]["interval"]
                 assert low <= row[name]["mean"] <= high and row[name]["prompts"] == 100
+
+
+def test_the_stored_grid_is_whole_and_comes_with_held_out_curves_and_texts():
+    path = results.stored.STORED / "frontier_grid.json"
+    assert path.stat().st_size < 150_000
+    result = results.read(path)
+    told = result["about"]
+    plan = results.Plan(**told["plan"], out="OUT")
+    assert told["command"].split(" ", 3)[3] == " ".join(about.flags(plan))
+    assert re.fullmatch(r"[0-9a-f]{40}", told["commit"]) and told["peak_flops"] > 1e9
+    for part in result["seeds"]:
+        rows = {row["name"]: row for row in part["policies"]}
+        assert set(plan.dpo_runs()) < set(rows) and {"SFT", "PPO"} < set(rows)
+        for name in plan.dpo_runs():
+            held = part["stages"][name]["held_out"]
+            assert held["step"][0] == 0 and abs(held["eval_loss"][0] - math.log(2)) < 1e-6
+            assert held["step"][-1] <= plan.steps
+            assert len(rows[name]["texts"]) == 10
+
+
+def test_learning_rates_make_a_grid_that_is_watched_on_held_out_pairs(tmp_path):
+    plan = results.Plan(out="", betas="0.1 1", lrs="1e-4 1e-3", lora=4, methods="PPO")
+    found = stages(plan, 0, tmp_path)
+    grid = [f"DPO {beta} at {lr}" for beta in ("0.1", "1") for lr in ("0.0001", "0.001")]
+    assert list(found) == ["SFT", "reward", *grid, "LoRA 0.3", "PPO"]
+    command = found["DPO 1 at 0.001"]
+    told = [command[command.index(flag) + 1] for flag in ("--beta", "--lr", "--eval-data")]
+    assert told == [1.0, 0.001, tmp_path / "world/watched.jsonl"]
+    lora = found["LoRA 0.3"]
+    assert lora[lora.index("--lora") + 1] == 4 and lora[lora.index("--lr") + 1] == 1e-3
+    alone = stages(results.Plan(out=""), 0, tmp_path)  # control: no grid, nothing is watched
+    assert "DPO 0.05" in alone and "--eval-data" not in alone["DPO 0.05"]
+
+
+def test_the_roof_lies_above_every_tilted_policy():
+    rewards = torch.tensor([0.0, 0.0, 1.0, 3.0]).double()
+    roof = judging.roof_of(rewards)
+    beta, log_z = (torch.tensor(roof[key]).double() for key in ("beta", "log_z"))
+    for b in (0.5, 2.0):  # (4) on four equally likely answers
+        policy = (rewards / b).softmax(-1)
+        kl = (policy * (policy * 4).log()).sum()
+        highest = (beta * (kl + log_z)).min()
+        assert -1e-9 < highest - policy @ rewards < 0.02
+        assert (beta * (kl / 2 + log_z)).min() < policy @ rewards  # control: at half the KL
+
+
+def test_the_speed_of_a_matrix_product_is_that_of_a_computer():
+    assert 1e8 < about.peak(256, 3) < 1e16
 
 
 def test_a_curve_is_thinned_but_keeps_its_ends_and_a_pause_is_not_work(tmp_path):

@@ -27,7 +27,11 @@ from dpo_lib.language_model.models.devices import pick_device
 from dpo_lib.language_model.models.hub import ModelError, build, whole_folder, write_model
 
 # Random weights: GPT2Config's own shape is the one of 124M parameters.
-RANDOM = {"tiny": dict(n_layer=4, n_embd=128, n_head=4, n_positions=512), "gpt2-random": {}}
+RANDOM = {
+    "tiny": dict(n_layer=4, n_embd=128, n_head=4, n_positions=512),
+    "small": dict(n_layer=8, n_embd=256, n_head=8, n_positions=512),
+    "gpt2-random": {},
+}
 
 
 def load_tokenizer(name: str, data: str | Path | None = None) -> PreTrainedTokenizerBase:
@@ -35,7 +39,7 @@ def load_tokenizer(name: str, data: str | Path | None = None) -> PreTrainedToken
 
     Args:
         name: what `load_policy` takes.
-        data: a world's folder or a file in it; "tiny" and "gpt2-random" use its `tokenizer/`.
+        data: a world's folder or a file in it; random weights use its `tokenizer/`.
     """
     if name in RANDOM:
         world = Path(data or "")
@@ -92,10 +96,10 @@ def load_policy(
     """A causal language model, on the CPU, in training mode, with dropout off.
 
     Args:
-        name: "tiny" (4 layers, width 128, context 512) or "gpt2-random" (GPT-2's 124M shape),
-            with random weights and the tokenizer's vocabulary; a folder in the hub's format, or
-            an adapter's, which is merged into its base; or the name of either on the hub, the
-            only one that needs the network.
+        name: "tiny" (4 layers, width 128, context 512), "small" (8, 256, 512) or "gpt2-random"
+            (GPT-2's 124M shape), with random weights and the tokenizer's vocabulary; a folder in
+            the hub's format, or an adapter's, which is merged into its base; or the name of
+            either on the hub, the only one that needs the network.
         tokenizer: must fit the model; no token is added, a pad token is never needed.
         dtype: of the weights. Keep float32 for what is trained: a step of 1e-6 is lost in a
             bfloat16 weight of 0.02.
