@@ -18,6 +18,7 @@ LIMITS = {path.stem: (1500, 80) for path in NOTEBOOKS if path.stem[:2] <= "11"}
 LIMITS |= dict.fromkeys(["12_one_world", "13_when_the_theorem_fails"], (2000, 120))
 LIMITS |= dict.fromkeys(["14_chosen_goes_down", "neighbours", "online"], (1500, 120))
 LIMITS |= {"which_knob_first": (750, 0)}
+LIMITS |= {"how_to_judge": (1500, 120)}
 
 
 def markdown(text):
