@@ -11,4 +11,4 @@ CHAPTERS = [path for path in NOTEBOOKS if "## Exercises" in path.read_text()]
 def test_solutions_hold(built_book, path):
     outcomes = Chapters(ROOT).about(path)["solutions"]
     assert [outcome for outcome in outcomes if outcome is not None] == []
-    assert len(outcomes) >= 4
+    assert len(outcomes) >= (4 if path.name[:2].isdigit() else 1)  # pages beside the chapters
