@@ -5,7 +5,7 @@ import re
 
 import pytest
 from bs4 import BeautifulSoup
-from conftest import ROOT
+from conftest import ROOT, SOURCES
 from test_outline import EQUATIONS, NAMED
 from test_pages import settle, violations, visit
 
@@ -97,8 +97,8 @@ def test_every_result_leads_to_a_place_that_exists(index, built_book):
     assert lost == []
 
 
-def test_the_index_is_smaller_than_the_one_of_sphinx_was(built_book):
-    assert (built_book / "searchindex.js").stat().st_size < 430_000
+def test_the_index_has_at_most_fourteen_kilobytes_a_page(built_book):
+    assert (built_book / "searchindex.js").stat().st_size < 14_000 * len(SOURCES)
 
 
 def test_the_dialog_of_a_page_leads_to_the_results_and_they_to_the_section(browser, built_book):
