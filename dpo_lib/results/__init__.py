@@ -9,6 +9,7 @@ __all__, __getattr__, __dir__ = exports(
         "pair": ["StoredPair", "one_pair"],
         "choices": ["Choices", "human_choices"],
         "trial": ["FairTrial", "Judged", "Seed", "fair_trial"],
+        "length": ["Answers", "LengthTrial", "length_trial"],
         "plan": ["Plan", "numbers"],
         "judging": ["Judge", "agreement"],
     },
