@@ -51,6 +51,13 @@ def test_labels_that_like_length_prefer_longer_answers_and_the_others_do_not(scr
     assert longer[0.1] > 10 and abs(longer[0.0]) < 4
 
 
+def test_the_setting_is_the_best_by_true_reward_near_the_reference_or_the_nearest(script):
+    rows = [dict(method="sum", lr=lr, beta=0.3, steps=40, reward=x, kl=kl)
+            for lr, x, kl in ((1e-4, 0.1, 2.0), (3e-4, 0.5, 9.0), (1e-3, 0.9, 30.0))]  # fmt: skip
+    assert script.best(rows, "sum")["lr"] == 3e-4
+    assert script.best([row | {"kl": row["kl"] + 10} for row in rows], "sum")["lr"] == 1e-4
+
+
 @pytest.mark.parametrize("worse", [None, "clean", "R-DPO"])
 def test_a_gate_fails_where_its_figure_does(script, capsys, worse):
     noise = torch.linspace(-1, 1, 50)

@@ -25,7 +25,8 @@ def test_every_loss_was_tried_at_as_many_settings_per_token_at_twenty_times_the_
 
 def test_what_was_chosen_has_the_most_true_reward_near_the_reference():
     for name in METHODS:
-        near = [row for row in TRIAL.grid if row["method"] == name and row["kl"] <= 10]
+        rows = [row for row in TRIAL.grid if row["method"] == name]
+        near = [row for row in rows if row["kl"] <= 10] or [min(rows, key=lambda row: row["kl"])]
         top = max(near, key=lambda row: row["reward"])
         assert TRIAL.chosen[name] == {key: top[key] for key in ("lr", "beta", "steps")}
 
