@@ -30,8 +30,9 @@ Section Preferences.
         ln (sigma (r (prompt c) (chosen c) - r (prompt c) (rejected c)))).
 
   (* The data in which both orders of every pair have the share that (1) gives them at r. *)
-  Definition labelled (r : X -> Y -> R) (pairs : list (comparison X Y)) :=
-    flat_map (fun c =>
+  Definition labelled (r : X -> Y -> R) (pairs : list (comparison X Y))
+      : list (comparison X Y) :=
+    flat_map (fun c : comparison X Y =>
       let (w, x, y1, y2) := c in
       [Comparison (w * bradley_terry r x y1 y2) x y1 y2;
        Comparison (w * bradley_terry r x y2 y1) x y2 y1]) pairs.
@@ -218,7 +219,7 @@ Theorem reward_loss_false_for_one_reward_only :
 Proof.
   intro H.
   specialize (H unit unit (fun _ _ => 0) (fun _ _ => 1) [Comparison 1 tt tt tt]).
-  assert (E : 1 = 0); [|lra]. apply (H) with (x := tt) (y := tt).
+  assert (E : 1 = 0); [|lra]. refine (H _ _ _ tt tt).
   - intros c [<-|[]]. simpl. lra.
   - intros [] [] []. eexists. split; [now left|]. simpl. repeat split. lra.
   - rewrite !labelled_loss. simpl. now rewrite !Rminus_eq_0.
@@ -238,9 +239,9 @@ Proof.
   pose proof (reward_loss_is_least_at_the_true_reward (fun x y => - r_star x y) r_star pairs W).
   assert (E : L_R (labelled (fun x y => - r_star x y) pairs) r_star =
               L_R (labelled (fun x y => - r_star x y) pairs) (fun x y => - r_star x y)) by lra.
-  apply reward_loss_is_least_at_the_true_preferences in E; [|exact W].
-  specialize (E _ (or_introl eq_refl) ltac:(simpl; lra)).
-  apply preference_depends_on_the_gap_only in E. simpl in E. lra.
+  pose proof (proj1 (reward_loss_is_least_at_the_true_preferences _ _ _ W) E) as K.
+  specialize (K _ (or_introl eq_refl) ltac:(simpl; lra)).
+  apply preference_depends_on_the_gap_only in K. simpl in K. lra.
 Qed.
 
 (* "Normalised reward": one shift for each prompt makes the mean zero, and only one does. *)
@@ -317,6 +318,14 @@ Proof. intros [] _; simpl; lra. Qed.
 Lemma unfair_everywhere p : within [true; false] p (unfair tt).
 Proof. intros [] _; simpl; lra. Qed.
 
+Lemma coins_differ : KL [true; false] (fair tt) (unfair tt) <> 0.
+Proof.
+  intro E.
+  pose proof (proj1 (gibbs_equality _ _ _ fair_policy unfair_policy (unfair_everywhere _)) E)
+    as K.
+  specialize (K true (or_introl eq_refl)). unfold fair, unfair in K. lra.
+Qed.
+
 (* KL(fair, unfair) = 1/2 ln (4/3), KL(unfair, fair) = 3/4 ln 3 - ln 2. *)
 Lemma coins_diverge_differently :
   KL [true; false] (fair tt) (unfair tt) <> KL [true; false] (unfair tt) (fair tt).
@@ -361,8 +370,7 @@ Proof.
     unfair_policy fair_policy (unfair_everywhere _)).
   pose proof (gibbs_inequality _ _ _ fair_policy unfair_policy (unfair_everywhere _)) as G.
   assert (E : KL [true; false] (fair tt) (unfair tt) = 0) by (unfold J in H; lra).
-  apply gibbs_equality in E; auto using fair_policy, unfair_policy, unfair_everywhere.
-  specialize (E true (or_introl eq_refl)). unfold fair, unfair in E. lra.
+  now apply coins_differ.
 Qed.
 
 (* The reward that PPO is run on (unnumbered): its expectation is the objective. *)
@@ -396,6 +404,5 @@ Proof.
   rewrite !expectation_minus in H. unfold J in K.
   rewrite expectation_minus, expectation_scal, expectation_minus in K.
   assert (E : KL [true; false] (fair tt) (unfair tt) = 0) by lra.
-  apply gibbs_equality in E; auto using fair_policy, unfair_policy, unfair_everywhere.
-  specialize (E true (or_introl eq_refl)). unfold fair, unfair in E. lra.
+  now apply coins_differ.
 Qed.
