@@ -388,3 +388,300 @@ Proof.
     apply sigma_increasing in L. lra.
   - intro H. apply sigma_increasing. lra.
 Qed.
+
+(* A reward for the refutations, and what its optimal policy on a fair coin is. *)
+Definition heads (_ : unit) (y : bool) : R := if y then 1 else 0.
+
+Lemma fair_policies x : policy [true; false] (fair x).
+Proof. destruct x. apply fair_policy. Qed.
+
+Lemma odds_of_heads beta : beta <> 0 ->
+  implicit_reward fair beta (pi_r [true; false] fair beta heads) tt true -
+  implicit_reward fair beta (pi_r [true; false] fair beta heads) tt false = 1.
+Proof.
+  intro B.
+  pose proof (reward_through_pi_r [true; false] fair beta fair_policies B heads tt true) as T.
+  pose proof (reward_through_pi_r [true; false] fair beta fair_policies B heads tt false) as F.
+  unfold implicit_reward. unfold heads at 1 in T. unfold heads at 1 in F.
+  specialize (T ltac:(simpl; lra)). specialize (F ltac:(simpl; lra)). lra.
+Qed.
+
+(* The slip: beta may be negative. Then the smaller exponential belongs to the larger reward. *)
+Theorem partition_false_for_negative_beta :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r x lo hi,
+       (forall x, policy answers (pi_ref x)) -> beta <> 0 ->
+       (forall y, In y answers -> lo <= r x y <= hi) ->
+       exp (lo / beta) <= Z answers pi_ref beta r x <= exp (hi / beta)).
+Proof.
+  intro H. specialize (H unit bool [true; false] fair (-1) heads tt 0 1 fair_policies ltac:(lra)).
+  destruct H as [H1 H2]; [intros [] _; simpl; lra|].
+  assert (exp (1 / -1) < exp (0 / -1)) by (apply exp_increasing; lra). lra.
+Qed.
+
+(* The slip: Z is one, so that it may be left out. *)
+Theorem partition_false_as_one :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r x,
+       (forall x, policy answers (pi_ref x)) -> 0 < beta -> Z answers pi_ref beta r x = 1).
+Proof.
+  intro H. specialize (H unit bool [true; false] fair 1 heads tt fair_policies ltac:(lra)).
+  unfold Z, fair, heads in H. simpl in H.
+  replace (1 / 1) with 1 in H by field. replace (0 / 1) with 0 in H by field.
+  rewrite exp_0 in H. pose proof (exp_ineq1 1 ltac:(lra)). lra.
+Qed.
+
+(* The slip: beta is forgotten in the exponent of (4), as if it were 1. *)
+Theorem optimum_false_without_beta :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r pi x,
+       (forall x, policy answers (pi_ref x)) -> 0 < beta ->
+       policy answers (pi x) -> within answers (pi x) (pi_ref x) ->
+       J answers pi_ref beta r pi x <= J answers pi_ref beta r (pi_r answers pi_ref 1 r) x).
+Proof.
+  intro H.
+  pose proof (pi_r_is_policy [true; false] fair 2 fair_policies heads tt) as P.
+  pose proof (pi_r_is_policy [true; false] fair 1 fair_policies heads tt) as Q.
+  specialize (H unit bool [true; false] fair 2 heads (pi_r [true; false] fair 2 heads) tt
+    fair_policies ltac:(lra) P (fair_everywhere _)).
+  destruct (optimum_is_the_unique_maximiser [true; false] fair 2 fair_policies ltac:(lra)
+    heads _ tt Q (fair_everywhere _)) as [L E].
+  pose proof (proj1 E (Rle_antisym _ _ L H)) as K.
+  pose proof (odds_of_heads 2 ltac:(lra)) as O2. pose proof (odds_of_heads 1 ltac:(lra)) as O1.
+  unfold implicit_reward in O1, O2.
+  rewrite (K true), (K false) in O1 by (simpl; auto). lra.
+Qed.
+
+(* The slip: beta may be negative. Then (4) is where the objective is least. *)
+Theorem optimum_false_for_negative_beta :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r pi x,
+       (forall x, policy answers (pi_ref x)) -> beta <> 0 ->
+       policy answers (pi x) -> within answers (pi x) (pi_ref x) ->
+       J answers pi_ref beta r pi x <= J answers pi_ref beta r (pi_r answers pi_ref beta r) x).
+Proof.
+  intro H.
+  assert (B : -1 <> 0) by lra.
+  set (star := pi_r [true; false] fair (-1) heads).
+  assert (P : policy [true; false] (star tt)) by (apply pi_r_is_policy, fair_policies).
+  specialize (H unit bool [true; false] fair (-1) heads fair tt fair_policies B
+    fair_policy (fair_everywhere _)).
+  pose proof (within_pi_r [true; false] fair (-1) fair_policies fair heads tt
+    (fair_everywhere _)) as W. fold star in H, W.
+  rewrite !distance_to_pi_r in H
+    by (auto using fair_policies, fair_policy, fair_everywhere).
+  fold star in H.
+  assert (KL [true; false] (star tt) (star tt) = 0) as K
+    by (apply gibbs_equality; auto; intros y _ E; exact E).
+  pose proof (gibbs_inequality _ _ _ fair_policy P W) as G.
+  assert (E : KL [true; false] (fair tt) (star tt) = 0) by lra.
+  pose proof (proj1 (gibbs_equality _ _ _ fair_policy P W) E) as F.
+  pose proof (odds_of_heads (-1) B) as O. unfold implicit_reward in O. fold star in O.
+  rewrite <- (F true), <- (F false) in O by (simpl; auto). unfold fair in O. lra.
+Qed.
+
+(* The slip: (5) without beta log Z. *)
+Theorem reward_false_without_the_partition :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r x y,
+       (forall x, policy answers (pi_ref x)) -> 0 < beta -> 0 < pi_ref x y ->
+       r x y = beta * ln (pi_r answers pi_ref beta r x y / pi_ref x y)).
+Proof.
+  intro H.
+  assert (P : forall x : unit, policy [tt] (fun _ => 1))
+    by (intros _; split; [intros; lra | simpl; lra]).
+  specialize (H unit unit [tt] (fun _ _ => 1) 1 (fun _ _ => 1) tt tt P ltac:(lra) ltac:(lra)).
+  unfold pi_r, Z in H. simpl in H. pose proof (exp_pos (1 / 1)).
+  replace (1 / (1 * exp (1 / 1) + 0) * 1 * exp (1 / 1) / 1) with 1 in H by (field; lra).
+  rewrite ln_1 in H. lra.
+Qed.
+
+(* The slip: (6) without beta. *)
+Theorem preference_false_without_beta :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r x y1 y2,
+       (forall x, policy answers (pi_ref x)) -> 0 < beta ->
+       0 < pi_ref x y1 -> 0 < pi_ref x y2 ->
+       bradley_terry r x y1 y2 =
+       1 / (1 + exp (ln (pi_r answers pi_ref beta r x y2 / pi_ref x y2)
+                     - ln (pi_r answers pi_ref beta r x y1 / pi_ref x y1)))).
+Proof.
+  intro H.
+  specialize (H unit bool [true; false] fair 2 heads tt true false fair_policies
+    ltac:(lra) ltac:(simpl; lra) ltac:(simpl; lra)).
+  pose proof (odds_of_heads 2 ltac:(lra)) as O. unfold implicit_reward in O.
+  rewrite preference_is_sigma_of_the_gap in H.
+  rewrite <- (Ropp_minus_distr (ln (_ true / _))) in H.
+  apply sigma_injective in H. unfold heads at 1 2 in H. lra.
+Qed.
+
+Lemma ln_of_zero : ln 0 = 0.
+Proof. unfold ln. destruct (Rlt_dec 0 0); [exfalso; lra | reflexivity]. Qed.
+
+(* The slip: the reference may be zero at the two answers. *)
+Theorem preference_false_where_the_reference_is_zero :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r x y1 y2,
+       (forall x, policy answers (pi_ref x)) -> 0 < beta ->
+       In y1 answers -> In y2 answers ->
+       bradley_terry r x y1 y2 =
+       1 / (1 + exp (beta * ln (pi_r answers pi_ref beta r x y2 / pi_ref x y2)
+                     - beta * ln (pi_r answers pi_ref beta r x y1 / pi_ref x y1)))).
+Proof.
+  intro H.
+  set (certain := fun (_ : unit) (y : option bool) =>
+    match y with None => 1 | Some _ => 0 end).
+  assert (P : forall x, policy [None; Some true; Some false] (certain x))
+    by (intros []; split; [intros [] _|]; simpl; lra).
+  specialize (H unit (option bool) [None; Some true; Some false] certain 1
+    (fun _ y => match y with Some true => 1 | _ => 0 end) tt (Some true) (Some false)
+    P ltac:(lra) ltac:(simpl; auto) ltac:(simpl; auto)).
+  rewrite preference_is_sigma_of_the_gap in H.
+  rewrite <- (Ropp_minus_distr (1 * ln (_ (Some true) / _))) in H.
+  apply sigma_injective in H.
+  unfold pi_r in H. simpl in H. unfold Rdiv in H.
+  rewrite !Rmult_0_r, !Rmult_0_l, ln_of_zero in H. lra.
+Qed.
+
+(* One comparison and a policy with margin 1, for the refutations about (7). It need not add up
+   to one there. *)
+Definition one_pair : list (comparison unit bool) := [Comparison 1 tt true false].
+Definition ones (_ : unit) (_ : bool) : R := 1.
+Definition leaning (_ : unit) (y : bool) : R := if y then exp 1 else 1.
+
+Lemma one_pair_comparable : comparable ones one_pair.
+Proof. intros c [<-|[]]. unfold ones. simpl. lra. Qed.
+
+Lemma loss_of_one_pair s s' :
+  - (1 * ln (sigma s) + 0) = - (1 * ln (sigma s') + 0) -> s = s'.
+Proof.
+  intro E. apply sigma_injective, ln_inv; auto using sigma_positive. lra.
+Qed.
+
+(* The slip: chosen and rejected swapped in (7). *)
+Theorem dpo_loss_false_with_answers_swapped :
+  ~ (forall (X Y : Type) (pi_ref : X -> Y -> R) beta D pi,
+       0 < beta -> comparable pi_ref D ->
+       L_DPO pi_ref beta D pi = L_R D (fun x y => - implicit_reward pi_ref beta pi x y)).
+Proof.
+  intro H. specialize (H unit bool ones 1 one_pair leaning ltac:(lra) one_pair_comparable).
+  unfold L_DPO, L_R, implicit_reward, one_pair, ones, leaning in H. simpl in H.
+  apply loss_of_one_pair in H. rewrite !ln_div, ln_exp, ln_1 in H by (try apply exp_pos; lra).
+  lra.
+Qed.
+
+(* The slip: beta enters (7) twice, in the implicit reward and before the difference. *)
+Theorem dpo_loss_false_with_beta_twice :
+  ~ (forall (X Y : Type) (pi_ref : X -> Y -> R) beta D pi,
+       0 < beta -> comparable pi_ref D ->
+       L_DPO pi_ref beta D pi = L_R D (fun x y => beta * implicit_reward pi_ref beta pi x y)).
+Proof.
+  intro H. specialize (H unit bool ones 2 one_pair leaning ltac:(lra) one_pair_comparable).
+  unfold L_DPO, L_R, implicit_reward, one_pair, ones, leaning in H. simpl in H.
+  apply loss_of_one_pair in H. rewrite !ln_div, ln_exp, ln_1 in H by (try apply exp_pos; lra).
+  lra.
+Qed.
+
+(* The slip: beta is forgotten in the policy that the loss is said to lead to. *)
+Theorem dpo_minimiser_false_without_beta :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r pairs pi,
+       (forall x, policy answers (pi_ref x)) -> 0 < beta ->
+       weighted pairs -> comparable pi_ref pairs ->
+       L_DPO pi_ref beta (labelled r pairs) (pi_r answers pi_ref 1 r) <=
+       L_DPO pi_ref beta (labelled r pairs) pi).
+Proof.
+  intro H.
+  assert (W : weighted one_pair) by (intros c [<-|[]]; simpl; lra).
+  assert (C : comparable fair one_pair) by (intros c [<-|[]]; simpl; lra).
+  specialize (H unit bool [true; false] fair 2 heads one_pair
+    (pi_r [true; false] fair 2 heads) fair_policies ltac:(lra) W C).
+  pose proof (dpo_loss_is_least_at_the_optimum [true; false] fair 2 fair_policies ltac:(lra)
+    heads one_pair (pi_r [true; false] fair 1 heads) W C) as L.
+  pose proof (Rle_antisym _ _ H L) as E.
+  rewrite dpo_loss_is_the_reward_loss, dpo_loss_at_the_optimum in E;
+    try apply labelled_comparable; auto using fair_policies; try lra.
+  pose proof (proj1 (reward_loss_is_least_at_the_true_preferences _ _ _ W) E _
+    (or_introl eq_refl) ltac:(simpl; lra)) as K.
+  apply preference_depends_on_the_gap_only in K. simpl in K.
+  pose proof (odds_of_heads 1 ltac:(lra)) as O. unfold implicit_reward in K, O. lra.
+Qed.
+
+(* The slip: the data need not compare all answers. *)
+Theorem dpo_minimiser_false_with_answers_not_compared :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r pairs pi x,
+       (forall x, policy answers (pi_ref x)) -> 0 < beta ->
+       weighted pairs -> comparable pi_ref pairs ->
+       (forall y, In y answers -> 0 < pi_ref x y) ->
+       policy answers (pi x) -> (forall y, In y answers -> 0 < pi x y) ->
+       L_DPO pi_ref beta (labelled r pairs) pi =
+       L_DPO pi_ref beta (labelled r pairs) (pi_r answers pi_ref beta r) ->
+       forall y, In y answers -> pi x y = pi_r answers pi_ref beta r x y).
+Proof.
+  intro H.
+  set (same := [Comparison 1 tt true true]).
+  assert (W : weighted same) by (intros c [<-|[]]; simpl; lra).
+  assert (C : comparable fair same) by (intros c [<-|[]]; simpl; lra).
+  specialize (H unit bool [true; false] fair 1 heads same fair tt fair_policies ltac:(lra) W C
+    ltac:(intros [] _; simpl; lra) fair_policy ltac:(intros [] _; simpl; lra)).
+  pose proof (odds_of_heads 1 ltac:(lra)) as O. unfold implicit_reward in O.
+  rewrite <- (H) in O; [|unfold L_DPO, same; simpl; now rewrite !Rminus_eq_0 | simpl; auto].
+  rewrite <- (H) in O; [|unfold L_DPO, same; simpl; now rewrite !Rminus_eq_0 | simpl; auto].
+  unfold fair in O. lra.
+Qed.
+
+(* A policy with one parameter: the log-probability of true is theta, that of false is 0. *)
+Definition moving (theta : R) (_ : unit) (y : bool) : R := if y then exp theta else 1.
+Definition slope (_ : unit) (y : bool) : R := if y then 1 else 0.
+
+Lemma moving_positive t x y : 0 < moving t x y.
+Proof. destruct y; simpl; [apply exp_pos | lra]. Qed.
+
+Lemma moving_slope x y t : derivable_pt_lim (fun t => ln (moving t x y)) t (slope x y).
+Proof.
+  destruct y; simpl.
+  - apply (derivable_pt_lim_ext (fun t => t)); [intro; now rewrite ln_exp|].
+    apply derivable_pt_lim_id.
+  - apply derivable_pt_lim_const.
+Qed.
+
+Lemma moving_gradient theta :
+  derivable_pt_lim (fun t => L_DPO ones 1 one_pair (moving t)) theta (- sigma (- theta)).
+Proof.
+  eapply derivative_value;
+    [|exact (dpo_gradient ones 1 one_pair moving slope theta one_pair_comparable
+        moving_positive (fun x y => moving_slope x y theta))].
+  unfold one_pair, implicit_reward, ones, moving, slope. simpl.
+  rewrite !ln_div, ln_exp, ln_1 by (try apply exp_pos; lra).
+  replace (1 * (0 - 0) - 1 * (theta - 0)) with (- theta) by ring. ring.
+Qed.
+
+(* The slip: the gradient of (7) without its weight. *)
+Theorem dpo_gradient_false_without_the_weight :
+  ~ (forall (X Y : Type) (pi_ref : X -> Y -> R) beta D (pi : R -> X -> Y -> R)
+         (grad_log_pi : X -> Y -> R) theta,
+       comparable pi_ref D -> (forall t x y, 0 < pi t x y) ->
+       (forall x y, derivable_pt_lim (fun t => ln (pi t x y)) theta (grad_log_pi x y)) ->
+       derivable_pt_lim (fun t => L_DPO pi_ref beta D (pi t)) theta
+         (- beta * sum D (fun c => weight c *
+            (grad_log_pi (prompt c) (chosen c) - grad_log_pi (prompt c) (rejected c))))).
+Proof.
+  intro H. specialize (H unit bool ones 1 one_pair moving slope 0 one_pair_comparable
+    moving_positive (fun x y => moving_slope x y 0)).
+  pose proof (uniqueness_limite _ _ _ _ H (moving_gradient 0)) as E. simpl in E.
+  rewrite Ropp_0, sigma_0 in E. lra.
+Qed.
+
+(* The slip of A.4: the margin the wrong way round in the weight. *)
+Theorem dpo_gradient_false_with_the_margin_turned :
+  ~ (forall (X Y : Type) (pi_ref : X -> Y -> R) beta D (pi : R -> X -> Y -> R)
+         (grad_log_pi : X -> Y -> R) theta,
+       comparable pi_ref D -> (forall t x y, 0 < pi t x y) ->
+       (forall x y, derivable_pt_lim (fun t => ln (pi t x y)) theta (grad_log_pi x y)) ->
+       derivable_pt_lim (fun t => L_DPO pi_ref beta D (pi t)) theta
+         (- beta * sum D (fun c =>
+            weight c *
+            (sigma (implicit_reward pi_ref beta (pi theta) (prompt c) (chosen c)
+                    - implicit_reward pi_ref beta (pi theta) (prompt c) (rejected c)) *
+             (grad_log_pi (prompt c) (chosen c) - grad_log_pi (prompt c) (rejected c)))))).
+Proof.
+  intro H. specialize (H unit bool ones 1 one_pair moving slope 1 one_pair_comparable
+    moving_positive (fun x y => moving_slope x y 1)).
+  pose proof (uniqueness_limite _ _ _ _ H (moving_gradient 1)) as E.
+  unfold one_pair, implicit_reward, ones, moving, slope in E. simpl in E.
+  rewrite !ln_div, ln_exp, ln_1 in E by (try apply exp_pos; lra).
+  replace (1 * (1 - 0) - 1 * (0 - 0)) with 1 in E by ring.
+  assert (K : sigma 1 = sigma (- (1))) by lra. apply sigma_injective in K. lra.
+Qed.
