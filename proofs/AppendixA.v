@@ -574,3 +574,367 @@ Proof.
   - intro E. apply (Rmult_eq_reg_r d_l); [|exact N]. apply (Rmult_eq_reg_l beta); lra.
   - intros ->. ring.
 Qed.
+
+(* What is refuted. A prompt with one answer and reward 1 settles most of it. *)
+
+Definition one (_ _ : unit) : R := 1.
+
+Lemma one_policy x : policy [tt] (one x).
+Proof. unfold one. split; [intros; lra | simpl; lra]. Qed.
+
+Lemma one_within p x : within [tt] p (one x).
+Proof. unfold one. intros ? _ ?. lra. Qed.
+
+Lemma one_positive : positive [tt] one.
+Proof. intros x y _. unfold one. lra. Qed.
+
+Lemma partition_of_one : Z [tt] one 1 one tt = exp 1.
+Proof.
+  unfold Z, one. simpl. replace (1 / 1) with 1 by field. ring.
+Qed.
+
+Lemma exp_1_above_one : 1 < exp 1.
+Proof. pose proof (exp_ineq1 1 ltac:(lra)). lra. Qed.
+
+Lemma partition_of_no_reward {X Y} (answers : list Y) (pi_ref : X -> Y -> R) beta x :
+  policy answers (pi_ref x) -> Z answers pi_ref beta (fun _ _ => 0) x = 1.
+Proof.
+  intros [_ S]. unfold Z. rewrite <- S. apply sum_ext. intros y _.
+  unfold Rdiv. rewrite Rmult_0_l, exp_0. ring.
+Qed.
+
+Lemma optimum_of_no_reward x y : pi_r coin unfair 1 (fun _ _ => 0) x y = unfair x y.
+Proof.
+  destruct x. rewrite pi_r_factors, partition_of_no_reward by apply unfair_policy.
+  unfold Rdiv. rewrite Rmult_0_l, exp_0. field.
+Qed.
+
+(* The slip in (11): the reference takes the mean of the log-ratio. *)
+Theorem one_expectation_false_with_the_reference_in_it :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r pi x,
+       (forall x, policy answers (pi_ref x)) -> 0 < beta ->
+       policy answers (pi x) -> within answers (pi x) (pi_ref x) ->
+       J answers pi_ref beta r pi x =
+       expectation answers (pi x) (r x)
+       - beta * expectation answers (pi_ref x) (fun y => ln (pi x y / pi_ref x y))).
+Proof.
+  intro H.
+  specialize (H unit bool coin fair 1 heads unfair tt fair_policies ltac:(lra)
+    unfair_policy (fair_everywhere _)).
+  assert (E : expectation coin (fair tt) (fun y => ln (unfair tt y / fair tt y)) =
+              - KL coin (fair tt) (unfair tt)).
+  { unfold expectation, KL, fair, unfair. simpl. rewrite !ln_div by lra. ring. }
+  unfold J in H. rewrite E in H.
+  pose proof (gibbs_inequality _ _ _ fair_policy unfair_policy (unfair_everywhere _)).
+  pose proof (gibbs_inequality _ _ _ unfair_policy fair_policy (fair_everywhere _)).
+  apply coins_differ. unfold coin in *. lra.
+Qed.
+
+(* The slip in (12): the denominator is a distribution for any constant. *)
+Theorem denominator_false_as_a_distribution_for_any_constant :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r c x,
+       (forall x, policy answers (pi_ref x)) -> 0 < beta -> 0 < c ->
+       policy answers (fun y => 1 / c * pi_ref x y * exp (r x y / beta))).
+Proof.
+  intro H.
+  specialize (H unit unit [tt] one 1 one 1 tt one_policy ltac:(lra) ltac:(lra)).
+  apply (proj1 (only_the_partition_makes_a_distribution [tt] one 1 one_policy 1 one tt
+    ltac:(lra))) in H.
+  rewrite partition_of_one in H. pose proof exp_1_above_one. lra.
+Qed.
+
+(* The slip: pi_ref exp(r / beta) is a distribution as it stands. *)
+Theorem optimum_false_as_a_policy_without_the_partition :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r x,
+       (forall x, policy answers (pi_ref x)) -> 0 < beta ->
+       policy answers (fun y => pi_ref x y * exp (r x y / beta))).
+Proof.
+  intro H. destruct (H unit unit [tt] one 1 one tt one_policy ltac:(lra)) as [_ S].
+  change (Z [tt] one 1 one tt = 1) in S.
+  rewrite partition_of_one in S. pose proof exp_1_above_one. lra.
+Qed.
+
+(* The slip in (13): log Z with a plus sign. *)
+Theorem denominator_false_with_a_plus_sign :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r pi x,
+       (forall x, policy answers (pi_ref x)) -> 0 < beta ->
+       policy answers (pi x) -> within answers (pi x) (pi_ref x) ->
+       expectation answers (pi x) (fun y => ln (pi x y / pi_r answers pi_ref beta r x y))
+       + ln (Z answers pi_ref beta r x) = - J answers pi_ref beta r pi x / beta).
+Proof.
+  intro H.
+  specialize (H unit unit [tt] one 1 one one tt one_policy ltac:(lra) (one_policy tt)
+    (one_within _ tt)).
+  rewrite <- optimum_in_the_denominator in H; auto using one_policy, one_within; [|lra].
+  rewrite partition_of_one, ln_exp in H. lra.
+Qed.
+
+(* The slip in (14): the divergence of the optimum from the policy. *)
+Theorem divergence_false_the_other_way_round :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r pi x,
+       (forall x, policy answers (pi_ref x)) -> 0 < beta ->
+       policy answers (pi x) -> positive answers pi_ref -> positive answers pi ->
+       KL answers (pi_r answers pi_ref beta r x) (pi x) - ln (Z answers pi_ref beta r x) =
+       - J answers pi_ref beta r pi x / beta).
+Proof.
+  intro H.
+  assert (U : forall x, policy coin (unfair x)) by (intros []; apply unfair_policy).
+  specialize (H unit bool coin unfair 1 (fun _ _ => 0) fair tt U ltac:(lra) fair_policy
+    ltac:(intros ? [] _; simpl; lra) ltac:(intros ? [] _; simpl; lra)).
+  rewrite <- objective_as_a_divergence in H;
+    auto using fair_policy, unfair_everywhere; [|lra].
+  assert (E : forall p, KL coin p (pi_r coin unfair 1 (fun _ _ => 0) tt) =
+                        KL coin p (unfair tt))
+    by (intro p; apply sum_ext; intros; now rewrite optimum_of_no_reward).
+  assert (F : KL coin (pi_r coin unfair 1 (fun _ _ => 0) tt) (fair tt) =
+              KL coin (unfair tt) (fair tt))
+    by (apply sum_ext; intros; now rewrite optimum_of_no_reward).
+  rewrite E, F in H. apply coins_diverge_differently. unfold coin in H. lra.
+Qed.
+
+(* The slip in (15): the divergence is zero at the reference. *)
+Theorem divergence_false_as_zero_at_the_reference :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r x,
+       (forall x, policy answers (pi_ref x)) -> 0 < beta ->
+       KL answers (pi_ref x) (pi_r answers pi_ref beta r x) = 0).
+Proof.
+  intro H. specialize (H unit bool coin fair 1 heads tt fair_policies ltac:(lra)).
+  pose proof (proj1 (proj2 (divergence_is_least_at_the_optimum coin fair 1 fair_policies heads
+    fair tt fair_policy (fair_everywhere _))) H) as K.
+  pose proof (odds_of_heads 1 ltac:(lra)) as O. unfold implicit_reward in O.
+  change [true; false] with coin in O.
+  rewrite <- (K true), <- (K false) in O by (simpl; auto).
+  unfold fair in O. lra.
+Qed.
+
+(* The slip in (16): the difference the wrong way round. *)
+Theorem preference_restated_false_with_the_gap_turned :
+  ~ (forall (X Y : Type) (r : X -> Y -> R) x y1 y2,
+       bradley_terry r x y1 y2 = 1 / (1 + exp (r x y1 - r x y2))).
+Proof.
+  intro H. specialize (H unit bool heads tt true false).
+  rewrite preference_is_sigma_of_the_gap, <- (Ropp_minus_distr (heads tt false)) in H.
+  rewrite Ropp_minus_distr in H at 1. rewrite <- (Ropp_minus_distr (heads tt true)) in H.
+  apply sigma_injective in H. simpl in H. lra.
+Qed.
+
+(* The slip in (17): the way back from the policy without beta. *)
+Theorem way_back_false_without_beta :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta pi x y,
+       (forall x, policy answers (pi_ref x)) -> 0 < beta -> policy answers (pi x) ->
+       (forall y, In y answers -> 0 < pi_ref x y) -> (forall y, In y answers -> 0 < pi x y) ->
+       In y answers ->
+       pi_r answers pi_ref beta (fun x y => ln (pi x y / pi_ref x y)) x y = pi x y).
+Proof.
+  intro H. set (pi := pi_r coin fair 2 heads).
+  assert (E : forall y, In y coin ->
+    pi_r coin fair 2 (fun x y => ln (pi x y / fair x y)) tt y = pi tt y).
+  { intros y I. apply H; auto using fair_policies; try lra.
+    - apply pi_r_is_policy, fair_policies.
+    - intros [] _; simpl; lra.
+    - intros b _. apply pi_r_positive; [apply fair_policies | destruct b; simpl; lra]. }
+  pose proof (reward_from_its_policy coin fair 2 fair_policies ltac:(lra)
+    (fun x y => ln (pi x y / fair x y)) tt) as R.
+  pose proof (R true ltac:(simpl; lra)) as T. pose proof (R false ltac:(simpl; lra)) as F.
+  rewrite E in T, F by (simpl; auto).
+  pose proof (odds_of_heads 2 ltac:(lra)) as O. unfold implicit_reward in O.
+  fold coin pi in O. lra.
+Qed.
+
+(* The product of (1) over all pairs of an order. *)
+Fixpoint product_over_pairs {X Y} (r : X -> Y -> R) (x : X) (order : list Y) : R :=
+  match order with
+  | [] => 1
+  | y :: rest =>
+      fold_right (fun z p => bradley_terry r x y z * p) 1 rest * product_over_pairs r x rest
+  end.
+
+Lemma even_preference {X Y} (r : X -> Y -> R) x y : bradley_terry r x y y = 1 / 2.
+Proof. rewrite preference_is_sigma_of_the_gap, Rminus_eq_0. apply sigma_0. Qed.
+
+(* The slip in (18): a ranking is its pairs. *)
+Theorem plackett_luce_false_as_a_product_over_pairs :
+  ~ (forall (X Y : Type) (r : X -> Y -> R) x l,
+       policy (orders l) (product_over_pairs r x)).
+Proof.
+  intro H. destruct (H unit unit one tt [tt; tt; tt]) as [_ S]. simpl in S.
+  rewrite even_preference in S. lra.
+Qed.
+
+(* The slip in (19): beta is left out. *)
+Theorem ranking_false_without_beta :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r x order,
+       (forall x, policy answers (pi_ref x)) -> 0 < beta -> positive answers pi_ref ->
+       incl order answers ->
+       plackett_luce r x order =
+       plackett_luce (fun x y => ln (pi_r answers pi_ref beta r x y / pi_ref x y)) x order).
+Proof.
+  intro H.
+  specialize (H unit bool coin fair 2 heads tt coin fair_policies ltac:(lra)
+    ltac:(intros ? [] _; simpl; lra) (incl_refl _)).
+  unfold coin in H. rewrite !plackett_luce_of_two_is_bradley_terry in H.
+  apply preference_depends_on_the_gap_only in H.
+  pose proof (odds_of_heads 2 ltac:(lra)) as O. unfold implicit_reward in O.
+  unfold heads at 1 2 in H. lra.
+Qed.
+
+(* The slip in (20): for three answers it is (7) added over the pairs. *)
+Theorem ranking_loss_false_as_a_sum_over_pairs :
+  ~ (forall (X Y : Type) (pi_ref : X -> Y -> R) beta pi x y1 y2 y3,
+       L_ranking pi_ref beta [Ranking 1 x [y1; y2; y3]] pi =
+       L_DPO pi_ref beta
+         [Comparison 1 x y1 y2; Comparison 1 x y1 y3; Comparison 1 x y2 y3] pi).
+Proof.
+  intro H. specialize (H unit unit one 1 one tt tt tt tt).
+  unfold L_ranking, L_DPO, implicit_reward, one in H. simpl in H.
+  rewrite Rminus_eq_0, sigma_0 in H.
+  replace (1 / 1) with 1 in H by field. rewrite ln_1, Rmult_0_r, exp_0 in H.
+  replace (1 / (1 + (1 + (1 + 0))) * (1 / (1 + (1 + 0)) * (1 / (1 + 0) * 1))) with (/ 6) in H
+    by field.
+  assert (E : ln (1 / 2 * (1 / 2 * (1 / 2))) = ln (/ 6)) by (rewrite !ln_mult by lra; lra).
+  apply ln_inv in E; lra.
+Qed.
+
+(* The slip in (21), as A.4 prints it. *)
+Theorem printed_loss_false_as_the_loss :
+  ~ (forall (X Y : Type) (pi_ref : X -> Y -> R) beta D pi,
+       0 < beta -> comparable pi_ref D ->
+       L_printed pi_ref beta D pi = L_DPO pi_ref beta D pi).
+Proof.
+  intro H. specialize (H unit bool ones 1 one_pair leaning ltac:(lra) one_pair_comparable).
+  rewrite printed_loss_exceeds_the_loss_by_the_margin in H.
+  unfold one_pair, implicit_reward, ones, leaning in H. simpl in H.
+  rewrite !ln_div, ln_exp, ln_1 in H by (try apply exp_pos; lra). lra.
+Qed.
+
+(* The slip in (22): the last line of A.4 is not even the gradient of what A.4 prints. *)
+Theorem last_line_of_a4_false_for_the_printed_loss :
+  ~ (forall (X Y : Type) (pi_ref : X -> Y -> R) beta D (pi : R -> X -> Y -> R)
+         (grad_log_pi : X -> Y -> R) theta,
+       comparable pi_ref D -> (forall t x y, 0 < pi t x y) ->
+       (forall x y, derivable_pt_lim (fun t => ln (pi t x y)) theta (grad_log_pi x y)) ->
+       derivable_pt_lim (fun t => L_printed pi_ref beta D (pi t)) theta
+         (- beta * sum D (fun c =>
+            weight c *
+            (sigma (implicit_reward pi_ref beta (pi theta) (prompt c) (chosen c)
+                    - implicit_reward pi_ref beta (pi theta) (prompt c) (rejected c)) *
+             (grad_log_pi (prompt c) (chosen c) - grad_log_pi (prompt c) (rejected c)))))).
+Proof.
+  intro H. specialize (H unit bool ones 1 one_pair moving slope 0 one_pair_comparable
+    moving_positive (fun x y => moving_slope x y 0)).
+  pose proof (gradient_of_the_printed_loss ones 1 one_pair moving slope 0 one_pair_comparable
+    moving_positive (fun x y => moving_slope x y 0)) as G.
+  pose proof (uniqueness_limite _ _ _ _ H G) as E. unfold one_pair in E. simpl in E.
+  match type of E with context [sigma ?z] => pose proof (sigma_positive z) end. lra.
+Qed.
+
+(* The slip in (23): a minus sign. *)
+Theorem theorem_line_1_false_with_a_minus_sign :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r x y,
+       (forall x, policy answers (pi_ref x)) -> 0 < beta -> positive answers pi_ref ->
+       In y answers ->
+       r x y = implicit_reward pi_ref beta (pi_r answers pi_ref beta r) x y
+               - beta * ln (Z answers pi_ref beta r x)).
+Proof.
+  intro H.
+  specialize (H unit unit [tt] one 1 one tt tt one_policy ltac:(lra) one_positive
+    ltac:(simpl; auto)).
+  pose proof (theorem_line_1 [tt] one 1 one_policy ltac:(lra) one tt tt one_positive
+    ltac:(simpl; auto)) as E.
+  rewrite partition_of_one, ln_exp in *. lra.
+Qed.
+
+(* The slip in (24): the reward with mean zero is the implicit reward. *)
+Theorem theorem_line_2_false_for_the_normalised_reward :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r x y,
+       (forall x, policy answers (pi_ref x)) -> 0 < beta -> positive answers pi_ref ->
+       In y answers -> expectation answers (pi_ref x) (r x) = 0 ->
+       r x y = implicit_reward pi_ref beta (pi_r answers pi_ref beta r) x y).
+Proof.
+  intro H. set (r := fun (_ : unit) (y : bool) => if y then 1 else - (1)).
+  assert (Q : positive coin fair) by (intros ? [] _; simpl; lra).
+  specialize (H unit bool coin fair 1 r tt true fair_policies ltac:(lra) Q
+    ltac:(simpl; auto) ltac:(unfold expectation; simpl; lra)).
+  rewrite <- (theorem_line_2 coin fair 1 fair_policies ltac:(lra) r tt true Q) in H
+    by (simpl; auto).
+  rewrite projection_is_a_shift in H.
+  assert (E : Z coin fair 1 r tt = 1).
+  { apply ln_inv; [apply Z_positive, fair_policies | lra | rewrite ln_1; lra]. }
+  unfold Z in E. simpl in E. replace (1 / 1) with 1 in E by field.
+  pose proof (exp_ineq1 1 ltac:(lra)). pose proof (exp_pos (- (1) / 1)). lra.
+Qed.
+
+(* The slip in (25): a scaled reward has the projection of the reward. *)
+Theorem theorem_line_3_false_for_a_scale :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r a x y,
+       (forall x, policy answers (pi_ref x)) -> 0 < beta -> 0 < a -> In y answers ->
+       projection answers pi_ref beta (fun x y => a * r x y) x y =
+       projection answers pi_ref beta r x y).
+Proof.
+  intro H.
+  pose proof (H unit bool coin fair 1 heads 2 tt) as K.
+  pose proof (K true fair_policies ltac:(lra) ltac:(lra) ltac:(simpl; auto)) as T.
+  pose proof (K false fair_policies ltac:(lra) ltac:(lra) ltac:(simpl; auto)) as F.
+  rewrite !projection_is_a_shift in T, F. unfold heads at 1 3 in T. unfold heads at 1 3 in F.
+  lra.
+Qed.
+
+(* The slip in Proposition 1: the two need not be policies. *)
+Theorem proposition_1_false_for_unnormalised_weights :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta pi pi' x y,
+       (forall x, policy answers (pi_ref x)) -> 0 < beta -> positive answers pi_ref ->
+       positive answers pi -> positive answers pi' -> In y answers ->
+       equivalent answers (implicit_reward pi_ref beta pi) (implicit_reward pi_ref beta pi') ->
+       implicit_reward pi_ref beta pi x y = implicit_reward pi_ref beta pi' x y).
+Proof.
+  intro H.
+  assert (E : implicit_reward one 1 one tt tt = implicit_reward one 1 (fun _ _ => exp 1) tt tt).
+  { apply (H unit unit [tt]); auto using one_policy, one_positive; try lra.
+    - intros x y _. apply exp_pos.
+    - simpl; auto.
+    - exists (fun _ => -1). intros x y _. unfold implicit_reward, one.
+      rewrite !ln_div, ln_exp, ln_1 by (try apply exp_pos; lra). ring. }
+  unfold implicit_reward, one in E.
+  rewrite !ln_div, ln_exp, ln_1 in E by (try apply exp_pos; lra). lra.
+Qed.
+
+(* The slip in A.4: its weight is that of section 4. *)
+Theorem slip_of_a4_false_at_every_margin :
+  ~ (forall beta z, 0 < beta -> - beta * sigma z = - beta * sigma (- z)).
+Proof.
+  intro H. specialize (H 1 1 ltac:(lra)).
+  apply slip_of_a4_agrees_at_margin_zero_only in H; lra.
+Qed.
+
+(* The slip in 5.2: what (7) gives, for every answer against one of them, is a policy. *)
+Theorem dpo_loss_false_as_a_policy :
+  ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r x y0,
+       (forall x, policy answers (pi_ref x)) -> 0 < beta -> positive answers pi_ref ->
+       In y0 answers ->
+       policy answers (fun y => exp (- L_DPO pi_ref beta [Comparison 1 x y y0]
+         (pi_r answers pi_ref beta r)))).
+Proof.
+  intro H.
+  destruct (H unit unit [tt] one 1 one tt tt one_policy ltac:(lra) one_positive
+    ltac:(simpl; auto)) as [_ S].
+  cbn [sum] in S. rewrite dpo_loss_of_a_pair_is_a_preference, even_preference in S;
+    auto using one_policy; unfold one; lra.
+Qed.
+
+(* The slip on Table 3: any alpha gives the loss without its weight. *)
+Theorem unlikelihood_false_as_unweighted_for_any_alpha :
+  ~ (forall (f_w f_l : R -> R) d_w d_l beta alpha theta g_u g_m,
+       0 < beta -> 0 < alpha ->
+       derivable_pt_lim f_w theta d_w -> derivable_pt_lim f_l theta d_l ->
+       derivable_pt_lim (fun t => - (f_w t - alpha * f_l t)) theta g_u ->
+       derivable_pt_lim (fun t => - (beta * f_w t - beta * f_l t)) theta g_m ->
+       beta * g_u = g_m).
+Proof.
+  intro H.
+  assert (I : derivable_pt_lim (fun t => t) 0 1) by apply derivable_pt_lim_id.
+  assert (U : derivable_pt_lim (fun t => - (t - 2 * t)) 0 1).
+  { apply (derivable_pt_lim_ext (fun t => t)); [intro; ring | exact I]. }
+  assert (M : derivable_pt_lim (fun t => - (1 * t - 1 * t)) 0 0).
+  { apply (derivable_pt_lim_ext (fun _ => 0)); [intro; ring | apply derivable_pt_lim_const]. }
+  specialize (H _ _ 1 1 1 2 0 1 0 ltac:(lra) ltac:(lra) I I U M). lra.
+Qed.
