@@ -471,7 +471,8 @@ Section A6.
     implicit_reward (pi_r r') x y = projection r' x y.
   Proof.
     intros P E I. rewrite !theorem_line_2 by assumption. repeat split.
-    unfold Section4.implicit_reward. now rewrite (lemma_2 _ _ _ pi_ref_policy beta_positive r r').
+    unfold Section4.implicit_reward.
+    now rewrite (lemma_2 _ _ _ pi_ref_policy beta_positive r r').
   Qed.
 
   (* "Can be reparameterised as": an implicit reward of a policy without zeros. *)

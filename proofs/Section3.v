@@ -302,6 +302,66 @@ Proof.
   pose proof (Rmult_le_pos beta _ ltac:(lra) H). lra.
 Qed.
 
+Lemma derivative_value f t l l' : l = l' -> derivable_pt_lim f t l -> derivable_pt_lim f t l'.
+Proof. now intros ->. Qed.
+
+Lemma probability_derivative f t l :
+  (forall s, 0 < f s) -> derivable_pt_lim (fun s => ln (f s)) t l ->
+  derivable_pt_lim f t (f t * l).
+Proof.
+  intros P D. apply (derivable_pt_lim_ext (fun s => exp (ln (f s)))).
+  - intro s. now apply exp_ln.
+  - apply (derivative_value _ _ (exp (ln (f t)) * l)); [now rewrite exp_ln|].
+    apply (derivable_pt_lim_comp (fun s => ln (f s)) exp); [exact D|].
+    apply derivable_pt_lim_exp.
+Qed.
+
+(* (3): its gradient along one parameter theta is the score-function gradient. The divergence
+   depends on theta as well, and what that adds has mean zero. *)
+Theorem objective_gradient {X Y} (answers : list Y) (pi_ref : X -> Y -> R) beta r
+    (pi : R -> X -> Y -> R) (grad_log_pi : X -> Y -> R) theta x :
+  (forall y, In y answers -> 0 < pi_ref x y) ->
+  (forall t, policy answers (pi t x)) -> (forall t y, In y answers -> 0 < pi t x y) ->
+  (forall y, In y answers ->
+     derivable_pt_lim (fun t => ln (pi t x y)) theta (grad_log_pi x y)) ->
+  derivable_pt_lim (fun t => J answers pi_ref beta r (pi t) x) theta
+    (expectation answers (pi theta x)
+       (fun y => (r x y - beta * ln (pi theta x y / pi_ref x y)) * grad_log_pi x y)).
+Proof.
+  intros R P Q G.
+  assert (S : expectation answers (pi theta x) (grad_log_pi x) = 0).
+  { apply (uniqueness_limite (fun t => sum answers (pi t x)) theta).
+    - apply sum_derivative. intros y I.
+      apply (probability_derivative (fun t => pi t x y)); auto.
+    - apply (derivable_pt_lim_ext (fun _ => 1)); [intro t; symmetry; apply P|].
+      apply derivable_pt_lim_const. }
+  apply (derivable_pt_lim_ext (fun t => sum answers (fun y =>
+    pi t x y * (r x y - beta * (ln (pi t x y) - ln (pi_ref x y)))))).
+  { intro t. unfold J.
+    change (KL answers (pi t x) (pi_ref x))
+      with (expectation answers (pi t x) (fun y => ln (pi t x y / pi_ref x y))).
+    rewrite <- expectation_scal, <- expectation_minus.
+    apply sum_ext. intros y I. rewrite ln_div; auto. }
+  apply (derivative_value _ _ (sum answers (fun y =>
+    pi theta x y * grad_log_pi x y * (r x y - beta * (ln (pi theta x y) - ln (pi_ref x y)))
+    + pi theta x y * (0 - beta * (grad_log_pi x y - 0))))).
+  - match goal with |- _ = ?e =>
+      replace e with (e + - beta * expectation answers (pi theta x) (grad_log_pi x))
+        by (rewrite S; ring) end.
+    rewrite <- expectation_scal. unfold expectation. rewrite <- sum_plus.
+    apply sum_ext. intros y I. rewrite ln_div by auto. ring.
+  - apply (sum_derivative answers (fun t y => _)). intros y I.
+    apply (derivable_pt_lim_mult (fun t => pi t x y)
+      (fun t => r x y - beta * (ln (pi t x y) - ln (pi_ref x y)))).
+    + apply (probability_derivative (fun t => pi t x y)); auto.
+    + apply (derivable_pt_lim_minus (fun _ => r x y)
+        (fun t => beta * (ln (pi t x y) - ln (pi_ref x y))));
+        [apply derivable_pt_lim_const|].
+      apply (derivable_pt_lim_scal (fun t => ln (pi t x y) - ln (pi_ref x y))).
+      apply (derivable_pt_lim_minus (fun t => ln (pi t x y)) (fun _ => ln (pi_ref x y)));
+        [auto | apply derivable_pt_lim_const].
+Qed.
+
 (* A fair coin and an unfair one, for the refutations. *)
 Definition fair (_ : unit) (y : bool) : R := if y then 1 / 2 else 1 / 2.
 Definition unfair (_ : unit) (y : bool) : R := if y then 1 / 4 else 3 / 4.

@@ -21,7 +21,9 @@ Section Definitions.
   Definition pi_r (r : X -> Y -> R) (x : X) (y : Y) : R :=
     1 / Z r x * pi_ref x y * exp (r x y / beta).
 
-  (* The r-hat of the paper: (5) without its last term. *)
+  (* The r-hat of the paper: (5) without its last term. It has a meaning where both
+     probabilities are positive; where one is zero the paper's logarithm is not finite, and
+     Coq's is 0. *)
   Definition implicit_reward (pi : X -> Y -> R) (x : X) (y : Y) : R :=
     beta * ln (pi x y / pi_ref x y).
 
@@ -79,7 +81,8 @@ Section Tilting.
     intro P. rewrite pi_r_factors. apply Rmult_lt_0_compat; [exact P|apply factor_positive].
   Qed.
 
-  Lemma within_pi_r pi r x : within answers (pi x) (pi_ref x) -> within answers (pi x) (pi_r r x).
+  Lemma within_pi_r pi r x :
+    within answers (pi x) (pi_ref x) -> within answers (pi x) (pi_r r x).
   Proof.
     intros W y I E. apply W; [exact I|]. rewrite pi_r_factors in E.
     pose proof (factor_positive r x y).
@@ -183,6 +186,16 @@ Section Statements.
     J r pi x = beta * ln (Z r x) - beta * KL answers (pi x) (pi_r r x).
   Proof. now apply distance_to_pi_r. Qed.
 
+  (* Its greatest value. *)
+  Theorem objective_at_the_optimum r x : J r (pi_r r) x = beta * ln (Z r x).
+  Proof.
+    pose proof (pi_r_is_policy answers pi_ref beta pi_ref_policy r x) as S.
+    rewrite (objective_is_distance_to_the_optimum r (pi_r r) x S (pi_r_within _ _ _ r x)).
+    assert (KL answers (pi_r r x) (pi_r r x) = 0) as ->
+      by (apply gibbs_equality; auto; intros y _ E; exact E).
+    ring.
+  Qed.
+
   (* (4) maximises (3), and nothing else does. *)
   Theorem optimum_is_the_unique_maximiser r pi x :
     policy answers (pi x) -> within answers (pi x) (pi_ref x) ->
@@ -191,10 +204,7 @@ Section Statements.
   Proof.
     intros P W. pose proof (pi_r_is_policy answers pi_ref beta pi_ref_policy r x) as S.
     pose proof (within_pi_r answers pi_ref beta pi_ref_policy pi r x W) as V.
-    rewrite (objective_is_distance_to_the_optimum r pi x P W).
-    rewrite (objective_is_distance_to_the_optimum r (pi_r r) x S (pi_r_within _ _ _ r x)).
-    assert (KL answers (pi_r r x) (pi_r r x) = 0) as ->
-      by (apply gibbs_equality; auto; intros y _ E; exact E).
+    rewrite (objective_is_distance_to_the_optimum r pi x P W), objective_at_the_optimum.
     pose proof (gibbs_inequality _ _ _ P S V) as G.
     rewrite <- (gibbs_equality _ _ _ P S V).
     pose proof (Rmult_le_pos beta _ ltac:(lra) G). split; [lra|]. split; intro E.
@@ -307,9 +317,6 @@ Section Statements.
   Qed.
 End Statements.
 
-Lemma derivative_value f t l l' : l = l' -> derivable_pt_lim f t l -> derivable_pt_lim f t l'.
-Proof. now intros ->. Qed.
-
 (* A.4: sigma' = sigma (1 - sigma), so that the derivative of log sigma is sigma(-z). *)
 Lemma log_sigma_derivative z : derivable_pt_lim (fun z => ln (sigma z)) z (sigma (- z)).
 Proof.
@@ -413,7 +420,8 @@ Theorem partition_false_for_negative_beta :
        (forall y, In y answers -> lo <= r x y <= hi) ->
        exp (lo / beta) <= Z answers pi_ref beta r x <= exp (hi / beta)).
 Proof.
-  intro H. specialize (H unit bool [true; false] fair (-1) heads tt 0 1 fair_policies ltac:(lra)).
+  intro H.
+  specialize (H unit bool [true; false] fair (-1) heads tt 0 1 fair_policies ltac:(lra)).
   destruct H as [H1 H2]; [intros [] _; simpl; lra|].
   assert (exp (1 / -1) < exp (0 / -1)) by (apply exp_increasing; lra). lra.
 Qed.

@@ -153,9 +153,11 @@ Section Statements.
   (* Theorem 1: every class has a member that is the implicit reward of a policy. *)
   Theorem theorem_1 r :
     positive pi_ref ->
-    exists pi, (forall x, policy answers (pi x)) /\ equivalent r (implicit_reward pi).
+    exists pi, (forall x, policy answers (pi x)) /\ positive pi /\
+      equivalent r (implicit_reward pi).
   Proof.
     intro P. exists (pi_r r). split; [intro x; now apply pi_r_is_policy|].
+    split; [intros x y I; apply pi_r_positive; auto|].
     exists (fun x => beta * ln (Z r x)). intros x y I.
     pose proof (reward_from_its_policy answers pi_ref beta pi_ref_policy beta_positive r x y
       (P x y I)) as E.
