@@ -209,6 +209,49 @@ Proof.
     now rewrite P.
 Qed.
 
+(* A logarithm of sigma lies below its tangents. *)
+Lemma log_sigma_below_its_tangents m h :
+  ln (sigma h) <= ln (sigma m) + sigma (- m) * (h - m).
+Proof.
+  pose proof (exp_pos (- m)). pose proof (exp_pos (- h)).
+  set (p := sigma (- m)). set (t := m - h).
+  assert (P : 0 < p < 1) by (split; [apply sigma_positive | apply sigma_below_one]).
+  assert (E : sigma m / sigma h = (1 - p) + p * exp t).
+  { unfold p, t. rewrite sigma_opp. unfold sigma.
+    replace (m - h) with (- h - - m) by ring. rewrite exp_minus. field. lra. }
+  assert (K : exp (p * t) <= (1 - p) + p * exp t).
+  { pose proof (exp_ineq1_le (- (p * t))) as A. pose proof (exp_ineq1_le (t - p * t)) as B.
+    apply (Rmult_le_compat_l (1 - p)) in A; [|lra]. apply (Rmult_le_compat_l p) in B; [|lra].
+    rewrite exp_Ropp in A. rewrite exp_minus in B. pose proof (exp_pos (p * t)) as Q.
+    apply (Rmult_le_reg_r (/ exp (p * t))); [now apply Rinv_0_lt_compat|].
+    rewrite Rinv_r by lra. unfold Rdiv in B. lra. }
+  rewrite <- E in K. pose proof (sigma_positive m). pose proof (sigma_positive h).
+  assert (L : p * t <= ln (sigma m / sigma h)).
+  { rewrite <- (ln_exp (p * t)).
+    destruct K as [K|K]; [left; apply ln_increasing; [apply exp_pos | exact K]|].
+    right. now rewrite K. }
+  rewrite ln_div in L by assumption. unfold t in L. lra.
+Qed.
+
+(* (2) is convex in the rewards: it lies above its tangents. *)
+Theorem reward_loss_is_convex {X Y} (D : list (comparison X Y)) (r r0 : X -> Y -> R) :
+  weighted D ->
+  L_R D r0 - sum D (fun c =>
+    let gap r := r (prompt c) (chosen c) - r (prompt c) (rejected c) in
+    weight c * (sigma (- gap r0) * (gap r - gap r0))) <= L_R D r.
+Proof.
+  intro W. unfold L_R.
+  assert (H : sum D (fun c => weight c *
+      ln (sigma (r (prompt c) (chosen c) - r (prompt c) (rejected c)))) <=
+    sum D (fun c => weight c *
+        ln (sigma (r0 (prompt c) (chosen c) - r0 (prompt c) (rejected c))) +
+      (let gap r := r (prompt c) (chosen c) - r (prompt c) (rejected c) in
+       weight c * (sigma (- gap r0) * (gap r - gap r0))))).
+  { apply sum_le. intros c I. simpl. rewrite <- Rmult_plus_distr_l.
+    apply Rmult_le_compat_l; [now apply W | apply log_sigma_below_its_tangents]. }
+  rewrite sum_plus in H. simpl in *. lra.
+Qed.
+
 (* The slip: the reward itself is learned, not only its differences. *)
 Theorem reward_loss_false_for_one_reward_only :
   ~ (forall (X Y : Type) (r_star r : X -> Y -> R) pairs, weighted pairs ->

@@ -234,6 +234,49 @@ Section Statements.
       f_equal. apply optimum_is_the_unique_maximiser; auto.
   Qed.
 
+  (* A large beta keeps (4) at the reference: the factor between them tends to one. *)
+  Theorem optimum_lies_near_the_reference r x y lo hi :
+    (forall y, In y answers -> lo <= r x y <= hi) -> In y answers ->
+    pi_ref x y * exp ((lo - hi) / beta) <= pi_r r x y <=
+    pi_ref x y * exp ((hi - lo) / beta).
+  Proof.
+    intros H I. rewrite pi_r_factors.
+    destruct (partition_lies_between r x lo hi H) as [A B].
+    pose proof (partition_is_positive r x) as P. pose proof (proj1 (pi_ref_policy x) y I) as R.
+    assert (M : forall a b, a <= b -> exp (a / beta) <= exp (b / beta)).
+    { intros a b [L|<-]; [left | right; reflexivity].
+      apply exp_increasing, Rmult_lt_compat_r; [now apply Rinv_0_lt_compat | exact L]. }
+    destruct (H y I) as [L U]. apply M in L, U.
+    pose proof (exp_pos (lo / beta)). pose proof (exp_pos (hi / beta)).
+    replace ((lo - hi) / beta) with (lo / beta - hi / beta) by (field; lra).
+    replace ((hi - lo) / beta) with (hi / beta - lo / beta) by (field; lra).
+    rewrite !exp_minus. unfold Rdiv.
+    split; apply Rmult_le_compat_l; try exact R; apply Rmult_le_compat; try lra;
+      try (left; apply Rinv_0_lt_compat; lra); try (left; apply exp_pos);
+      apply Rinv_le_contravar; lra.
+  Qed.
+
+  (* A small beta leaves nothing to an answer with a smaller reward than another has. *)
+  Theorem optimum_leaves_worse_answers r x y better :
+    In y answers -> In better answers -> 0 < pi_ref x better ->
+    pi_r r x y <= pi_ref x y / pi_ref x better * exp ((r x y - r x better) / beta).
+  Proof.
+    intros I J P. rewrite pi_r_factors. pose proof (proj1 (pi_ref_policy x) y I) as R.
+    pose proof (exp_pos (r x better / beta)) as E.
+    pose proof (Rmult_lt_0_compat _ _ P E) as Q.
+    assert (K : pi_ref x better * exp (r x better / beta) <= Z r x).
+    { apply (sum_member answers (fun y => pi_ref x y * exp (r x y / beta))); [|exact J].
+      intros z L. apply Rmult_le_pos; [now apply pi_ref_policy | left; apply exp_pos]. }
+    replace ((r x y - r x better) / beta) with (r x y / beta - r x better / beta)
+      by (field; lra).
+    rewrite exp_minus.
+    replace (pi_ref x y / pi_ref x better * (exp (r x y / beta) / exp (r x better / beta)))
+      with (pi_ref x y * (exp (r x y / beta) / (pi_ref x better * exp (r x better / beta))))
+      by (field; lra).
+    apply Rmult_le_compat_l; [exact R|]. unfold Rdiv.
+    apply Rmult_le_compat_l; [left; apply exp_pos | now apply Rinv_le_contravar].
+  Qed.
+
   (* (5) *)
   Theorem reward_from_its_policy r x y :
     0 < pi_ref x y ->

@@ -87,6 +87,15 @@ Section Sums.
     assert (0 < sum l f) by (apply IH; auto). lra.
   Qed.
 
+  Lemma sum_member l f y : (forall z, In z l -> 0 <= f z) -> In y l -> f y <= sum l f.
+  Proof.
+    induction l as [|a l IH]; simpl; intros H I; [easy|].
+    assert (0 <= sum l f) by (apply sum_nonneg; auto).
+    assert (0 <= f a) by auto.
+    destruct I as [->|I]; [lra|].
+    assert (f y <= sum l f) by (apply IH; auto). lra.
+  Qed.
+
   Lemma sum_constant_factor l p c : sum l (fun y => p y * c) = sum l p * c.
   Proof. induction l as [|a l IH]; simpl; [|rewrite IH]; ring. Qed.
 

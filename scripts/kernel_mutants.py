@@ -5,7 +5,8 @@ of SWAPS that applies changes one symbol of the conclusion, at the last place wh
 copy of the file that ends with this theorem. Where none applies, the last arrow becomes "and", or
 the statement is denied. The changed statement must be well formed, which Rocq confirms by
 admitting it, and the proof must be rejected. One line a theorem; exit 1 if one is accepted or
-malformed. It wants Python 3.11 and `coqc` (or another path in $COQC), and takes four minutes.
+malformed. It wants Python 3.11 and `coqc` (or another path in $COQC), and takes four minutes;
+with rows as arguments, `python scripts/kernel_mutants.py "(4)" Z`, it changes only these.
 """
 
 import os
@@ -100,6 +101,8 @@ with tempfile.TemporaryDirectory() as temporary:
     failures = count = 0
     rows = tomllib.loads((PROOFS / "statements.toml").read_text())
     for number, row in rows.items():
+        if sys.argv[1:] and number not in sys.argv[1:]:
+            continue
         for theorem in row.get("theorems", ()):
             before, statement, proof = parts((PROOFS / row["file"]).read_text(), theorem)
             changed, old, new = change(theorem, statement)
