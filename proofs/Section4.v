@@ -563,7 +563,8 @@ Qed.
 Lemma ln_of_zero : ln 0 = 0.
 Proof. unfold ln. destruct (Rlt_dec 0 0); [exfalso; lra | reflexivity]. Qed.
 
-(* The slip: the reference may be zero at the two answers. *)
+(* The slip: the reference may be zero at the two answers. There the right side is undefined on
+   paper; Coq's 0 / 0 and ln 0 are 0, so that it is 1 / 2 whatever the rewards are. *)
 Theorem preference_false_where_the_reference_is_zero :
   ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r x y1 y2,
        (forall x, policy answers (pi_ref x)) -> 0 < beta ->

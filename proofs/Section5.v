@@ -339,7 +339,8 @@ Proof.
   rewrite S in H. unfold Rdiv in H. rewrite Rinv_1, Rmult_1_r, ln_1 in H. lra.
 Qed.
 
-(* The slip: the reference may have zeros. *)
+(* The slip: the reference may have zeros. There the implicit reward is undefined on paper; in
+   Coq it is 0 whatever the policy is. *)
 Theorem theorem_1_false_where_the_reference_is_zero :
   ~ (forall (X Y : Type) (answers : list Y) (pi_ref : X -> Y -> R) beta r,
        (forall x, policy answers (pi_ref x)) -> 0 < beta ->

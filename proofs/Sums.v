@@ -133,13 +133,6 @@ Section Sums.
     destruct (Rle_lt_or_eq_dec _ _ (P y I)) as [Hy|<-]; [|ring].
     now rewrite (H y I Hy).
   Qed.
-
-  Lemma expectation_le l p f g :
-    policy l p -> (forall y, In y l -> f y <= g y) ->
-    expectation l p f <= expectation l p g.
-  Proof.
-    intros [P _] H. apply sum_le. intros y I. apply Rmult_le_compat_l; auto.
-  Qed.
 End Sums.
 
 Lemma sum_derivative {Y} (l : list Y) (f : R -> Y -> R) (f' : Y -> R) t :

@@ -1,12 +1,13 @@
 """A change of one symbol in each statement makes its file fail.
 
-`python scripts/kernel_mutants.py` goes through the theorems of proofs/statements.toml. The first
-of SWAPS that applies changes one symbol of the conclusion, at the last place where it does, in a
-copy of the file that ends with this theorem. Where none applies, the last arrow becomes "and", or
-the statement is denied. The changed statement must be well formed, which Rocq confirms by
-admitting it, and the proof must be rejected. One line a theorem; exit 1 if one is accepted or
-malformed. It wants Python 3.11 and `coqc` (or another path in $COQC), and takes four minutes;
-with rows as arguments, `python scripts/kernel_mutants.py "(4)" Z`, it changes only these.
+`python scripts/kernel_mutants.py` goes through the theorems of proofs/statements.toml. The
+first of SWAPS that applies changes one symbol of the conclusion, at the last place where it
+does, in a copy of the file that ends with this theorem. Where none applies, the last arrow
+becomes "and", or the statement is denied. The changed statement must be well formed, which
+Rocq confirms by admitting it, and the proof must be rejected. One line a theorem; exit 1 if
+one is accepted or malformed. It wants Python 3.11 and `coqc` (or another path in $COQC), and
+takes four minutes; with rows as arguments, `python scripts/kernel_mutants.py "(4)" Z`, it
+changes only these.
 """
 
 import os
