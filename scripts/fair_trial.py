@@ -117,21 +117,8 @@ QUICK = Size(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="seconds; asserts and writes nothing")
-    parser.add_argument("folder", nargs="?", type=Path, help="keeps the runs; made here")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    logging.set_verbosity_error()
-    size, began = QUICK if given.quick else Size(), time.perf_counter()
-    about = {
-        "command": "python scripts/fair_trial.py",
-        "commit": commit(),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": machine() | {"cpu": cpu()},
-    }
-    with contextlib.ExitStack() as stack:
-        folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    began = time.perf_counter()
+    with begun(__doc__, Size(), QUICK) as (size, folder):
         grid = tune(Runs(folder / f"seed-{size.tuned_on}", size.tuned_on, size))
         chosen = {
             rule: {method: best(grid, method, most) for method in METHODS}
@@ -141,11 +128,35 @@ def main() -> int:
         seeds = [trial(Runs(folder / f"seed-{s}", s, size), chosen) for s in size.seeds]
     failed = [line for line in gates(seeds) if line.endswith("FAILED")]
     print(f"{time.perf_counter() - began:.0f} s")
-    if not given.quick:
-        found = {"about": about, "grid": grid, "chosen": chosen, "seeds": seeds}
-        path = STORED / "fair_trial.json"
-        path.write_text(json.dumps(signed(found)) + "\n")
-    return int(bool(failed) and not given.quick)
+    if size == QUICK:
+        return 0
+    keep("fair_trial", {"grid": grid, "chosen": chosen, "seeds": seeds})
+    return int(bool(failed))
+
+
+@contextlib.contextmanager
+def begun(doc: str, whole: Size, quick: Size):
+    """What the command line asks for: how much, and a folder of the runs, ours if none is named."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="seconds; asserts and writes nothing")
+    parser.add_argument("folder", nargs="?", type=Path, help="keeps the runs; made here")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    with contextlib.ExitStack() as stack:
+        folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        yield quick if given.quick else whole, folder
+
+
+def keep(name: str, result: dict) -> None:
+    """Store what a script of this name found, with all that it takes to repeat it."""
+    about = {
+        "command": f"python scripts/{name}.py",
+        "commit": commit(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "machine": machine() | {"cpu": cpu()},
+    }
+    (STORED / f"{name}.json").write_text(json.dumps(signed({"about": about} | result)) + "\n")
 
 
 def tune(runs: "Runs") -> list[dict]:

@@ -1,22 +1,22 @@
 """A change of one symbol in each statement makes its file fail.
 
-`python scripts/kernel_mutants.py` goes through the theorems of proofs/statements.toml. The
+`python scripts/kernel_mutants.py` goes through the theorems of proofs/statements.json. The
 first of SWAPS that applies changes one symbol of the conclusion, at the last place where it
 does, in a copy of the file that ends with this theorem. Where none applies, the last arrow
 becomes "and", or the statement is denied. The changed statement must be well formed, which
 Rocq confirms by admitting it, and the proof must be rejected. One line a theorem; exit 1 if
-one is accepted or malformed. It wants Python 3.11 and `coqc` (or another path in $COQC), and
+one is accepted or malformed. It wants `coqc` (or another path in $COQC), and
 takes four minutes; with rows as arguments, `python scripts/kernel_mutants.py "(4)" Z`, it
 changes only these.
 """
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 from pathlib import Path
 
 PROOFS = Path(__file__).resolve().parents[1] / "proofs"
@@ -100,7 +100,7 @@ with tempfile.TemporaryDirectory() as temporary:
             sys.exit(f"{name} is rejected as it is")
 
     failures = count = 0
-    rows = tomllib.loads((PROOFS / "statements.toml").read_text())
+    rows = json.loads((PROOFS / "statements.json").read_text())
     for number, row in rows.items():
         if sys.argv[1:] and number not in sys.argv[1:]:
             continue

@@ -23,31 +23,23 @@ is done, and a run that is started again goes on there. The result is dpo_lib/re
 --quick takes seconds and writes nothing.
 """
 
-import argparse
-import contextlib
 import json
 import math
 import random
 import sys
-import tempfile
 import time
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 import torch
-from fair_trial import COMMON, SURE, Start, quietly, trained, watched
-from transformers import logging
+from fair_trial import COMMON, QUICK, SURE, Size, Start, begun, keep, quietly, trained, watched
 
 from dpo_lib.language_model.data import read_preferences, tokenize_preferences
 from dpo_lib.language_model.generation.samples import Samples
 from dpo_lib.language_model.judging import difference
 from dpo_lib.language_model.settings import DPOSettings
 from dpo_lib.language_model.stages import DPO
-from dpo_lib.language_model.training.run_folder import machine
 from dpo_lib.language_model.worlds import reviews
-from dpo_lib.results.about import commit, cpu
-from dpo_lib.results.stored import STORED, signed
 
 GAMMA = 0.1  # reward units a token
 LOSSES = {
@@ -62,50 +54,20 @@ FIGURES = ("reward", "length", "kl")
 NEAR = 10.0  # nats
 
 
-@dataclass(frozen=True)
-class Size:
-    """How much of everything."""
-
-    tuned_on: int = 0
-    seeds: tuple[int, ...] = (1, 2, 3)
-    pairs: int = 4000
-    sft_steps: int = 250
-    lrs: tuple[float, ...] = (3e-4, 1e-3)
-    betas: tuple[float, ...] = (0.1, 0.3, 1.0)
-    looks: tuple[int, ...] = (40, 80)  # steps
-    batch_size: int = 64
-    prompts: int = 200  # held out, in a trial
-    samples: int = 4  # of each
-
-
-QUICK = Size(0, (1,), 48, 3, (3e-4,), (0.3,), (2, 4), batch_size=4, prompts=6, samples=2)
+WHOLE = Size(lrs=(3e-4, 1e-3), looks=(40, 80))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="seconds; writes nothing")
-    parser.add_argument("folder", nargs="?", type=Path, help="keeps the runs; made here")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    logging.set_verbosity_error()
-    size = QUICK if given.quick else Size()
-    about = {
-        "command": "python scripts/length.py",
-        "commit": commit(),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": machine() | {"cpu": cpu()},
-    }
-    with contextlib.ExitStack() as stack:
-        folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    with begun(__doc__, WHOLE, QUICK) as (size, folder):
         grid = tune(Lengths(folder / f"seed-{size.tuned_on}", size.tuned_on, size))
         chosen = {method: best(grid, method) for method in LOSSES}
         print(json.dumps(chosen, indent=1), flush=True)
         seeds = [trial(Lengths(folder / f"seed-{s}", s, size), chosen) for s in size.seeds]
     failed = [line for line in gates(seeds) if line.endswith("FAILED")]
-    if not given.quick:
-        found = {"about": about, "gamma": GAMMA, "grid": grid, "chosen": chosen, "seeds": seeds}
-        (STORED / "length.json").write_text(json.dumps(signed(found)) + "\n")
-    return int(bool(failed) and not given.quick)
+    if size == QUICK:
+        return 0
+    keep("length", {"gamma": GAMMA, "grid": grid, "chosen": chosen, "seeds": seeds})
+    return int(bool(failed))
 
 
 def tune(runs: "Lengths") -> list[dict]:
