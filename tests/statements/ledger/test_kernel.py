@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -88,6 +90,18 @@ def test_a_file_that_is_refused_and_an_axiom_of_ones_own_are_told(tmp_path, monk
     path.write_text(whole.replace("sum l f <= sum l g", "sum l g <= sum l f", 1))
     with pytest.raises(AssertionError, match=r"proofs/Sums\.v is refused: .*line"):
         kernel.check_kernel()
+
+
+@needs_coq
+def test_a_statement_with_one_symbol_changed_is_refused():
+    """For all of them `python scripts/kernel_mutants.py` takes three minutes."""
+    script = [sys.executable, ROOT / "scripts/kernel_mutants.py"]
+    done = subprocess.run([*script, "(5)", "Lemma 2"], capture_output=True, text=True)
+    *lines, last = done.stdout.splitlines()
+    names = [n for row in ("(5)", "Lemma 2") for n in kernel.witnesses()[row].theorems]
+    assert [line.split()[0] for line in lines] == ["rejected"] * len(names)
+    assert all(name in line for name, line in zip(names, lines, strict=True))
+    assert done.returncode == 0 and last.endswith("0 of them accepted or malformed")
 
 
 def test_without_coqc_or_the_folder_the_ledger_says_so(monkeypatch, tmp_path):
