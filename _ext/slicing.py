@@ -1,9 +1,9 @@
 """What a cell needs of the cells before it: a slice by names, without what no browser can run.
 
-A statement is kept if it binds a name that is needed, and then what it needs is needed too. What
-a function needs it needs when it is called, so of these names every binding is kept. A statement
-that imports something else than sympy and its like, or needs what such a statement binds, cannot
-run in a page; a claim that depends on one is cut out of its cell.
+A statement is kept if it binds a name that is needed, and then what it needs is needed too; what
+a function needs is needed where it is called. A statement that imports something else than sympy
+and its like, or needs what such a statement binds, cannot run in a page: a claim that depends on
+one is cut out of its cell.
 """
 
 import ast
@@ -14,6 +14,7 @@ RUNS = re.compile(
     r"(?:sympy|math|itertools|functools|fractions|collections|typing|dataclasses|operator"
     r"|dpo_lib\.statements(?!\.ledger))(?:\.|$)"
 )
+SCOPES = (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
 class Statement:
@@ -24,36 +25,26 @@ class Statement:
         self.binds: set[str] = set()
         self.needs: set[str] = set()
         self.later: set[str] = set()
-        self.imports = isinstance(node, ast.Import | ast.ImportFrom)
-        self._read(node, called=False)
+        self._read(node)
 
-    def _read(self, node: ast.AST, called: bool) -> None:
+    def _read(self, node: ast.AST) -> None:
         if isinstance(node, ast.Import | ast.ImportFrom):
-            self.binds |= {a.asname or a.name.partition(".")[0] for a in node.names}
+            self.binds |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.Name):
-            stored = not isinstance(node.ctx, ast.Load)
-            (self.binds if stored else self.later if called else self.needs).add(node.id)
-        elif isinstance(node, ast.FunctionDef | ast.Lambda):
-            self._read_function(node)
+            if not isinstance(node.ctx, ast.Load):
+                self.binds.add(node.id)
+            elif node.id not in self.binds:
+                self.needs.add(node.id)
+        elif isinstance(node, ast.FunctionDef):
+            self.later |= free(node) - self.binds
+            self.binds.add(node.name)
+        elif isinstance(node, SCOPES):
+            self.needs |= free(node) - self.binds
         else:
             if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
                 self.needs.add(node.target.id)
-            for child in ast.iter_child_nodes(node):
-                self._read(child, called)
-            if isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store):
-                self.binds |= {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)}
-
-    def _read_function(self, node: ast.FunctionDef | ast.Lambda) -> None:
-        inside = Statement.__new__(Statement)
-        inside.binds, inside.needs, inside.later = set(), set(), set()
-        for child in node.body if isinstance(node.body, list) else [node.body]:
-            inside._read(child, called=True)
-        arguments = [n.arg for n in ast.walk(node.args) if isinstance(n, ast.arg)]
-        self.later |= (inside.needs | inside.later) - inside.binds - set(arguments)
-        if isinstance(node, ast.FunctionDef):
-            self.binds.add(node.name)
-            for part in (*node.decorator_list, node.args):
-                self._read(part, called=False)
+            for part in in_order(node):
+                self._read(part)
 
     @property
     def claims(self) -> bool:
@@ -63,18 +54,33 @@ class Statement:
     def foreign(self) -> bool:
         """Whether it imports what no page has."""
         if isinstance(self.node, ast.Import):
-            return not all(RUNS.match(alias.name) for alias in self.node.names)
-        names = isinstance(self.node, ast.ImportFrom) and (
-            f"{self.node.module}.{self.node.names[0].name}"
-        )
-        return bool(names) and not RUNS.match(names)
+            return not RUNS.match(self.node.names[0].name)
+        if isinstance(self.node, ast.ImportFrom):
+            return not RUNS.match(f"{self.node.module}.{self.node.names[0].name}")
+        return False
+
+
+def in_order(node: ast.AST) -> list[ast.AST]:
+    """The parts of a statement as they are run: what is assigned before what it is assigned to."""
+    if isinstance(node, ast.For):
+        return [node.iter, node.target, *node.body, *node.orelse]
+    parts = list(ast.iter_child_nodes(node))
+    if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        parts.sort(key=lambda part: isinstance(getattr(part, "ctx", None), ast.Store))
+    return parts
+
+
+def free(scope: ast.AST) -> set[str]:
+    """Names that a function or a comprehension takes from outside."""
+    names = [node for node in ast.walk(scope) if isinstance(node, ast.Name)]
+    own = {node.id for node in names if not isinstance(node.ctx, ast.Load)}
+    own |= {node.arg for node in ast.walk(scope) if isinstance(node, ast.arg)}
+    own |= {node.name for node in ast.walk(scope) if isinstance(node, ast.FunctionDef)}
+    return {node.id for node in names} - own
 
 
 def statements(source: str) -> list[Statement]:
-    """The statements of a cell with the comments before and behind them, an import for each name.
-
-    Lines between two statements belong to the one that follows, so that nothing is lost.
-    """
+    """The statements of a cell, each with the comments since the one before, one import a name."""
     lines, found, done = source.splitlines(), [], 0
     for node in ast.parse(source).body:
         text = "\n".join(lines[done : node.end_lineno])
@@ -88,16 +94,15 @@ def statements(source: str) -> list[Statement]:
 
 def alone(node: ast.Import | ast.ImportFrom, alias: ast.alias) -> Statement:
     """The import of one name."""
-    text = ast.unparse(
-        ast.Import([alias])
-        if isinstance(node, ast.Import)
-        else ast.ImportFrom(node.module, [alias], node.level)
-    )
+    if isinstance(node, ast.Import):
+        text = ast.unparse(ast.Import([alias]))
+    else:
+        text = ast.unparse(ast.ImportFrom(node.module, [alias], node.level))
     return Statement(text, ast.parse(text).body[0])
 
 
 def foreign(known: list[Statement]) -> list[bool]:
-    """Which statements no page can run: of their imports, or of what they need."""
+    """Which statements no page can run: for their imports, or for what they need."""
     bad: set[str] = set()
     found = []
     for statement in known:
@@ -107,32 +112,41 @@ def foreign(known: list[Statement]) -> list[bool]:
     return found
 
 
-def needed(before: list[Statement], cell: list[Statement]) -> list[int]:
-    """Places of the statements that these of a cell need."""
-    later = set().union(*(s.later for s in cell))
-    while True:
-        kept, wanted, seen = [], set(), set(later)
-        for statement in reversed(cell):
-            wanted = (wanted - statement.binds) | statement.needs
-        for place in range(len(before) - 1, -1, -1):
-            statement = before[place]
-            if statement.binds & (wanted | seen):
-                kept.append(place)
-                wanted = (wanted - statement.binds) | statement.needs
-                later |= statement.later
-        if later == seen:
-            return kept[::-1]
+def needs(known: list[Statement]) -> list[set[str]]:
+    """What each statement needs, with what the functions need that it may call."""
+    called: dict[str, set[str]] = {}  # name -> what is needed wherever it is used
+    found = []
+    for statement in known:
+        wanted, new = set(), set(statement.needs)
+        while new:
+            wanted |= new
+            new = set().union(*(called.get(name, set()) for name in new)) - wanted
+        found.append(wanted)
+        for name in statement.binds:
+            called[name] = statement.later
+    return found
+
+
+def feeding(known: list[Statement], wanting: list[int]) -> list[int]:
+    """Places of the statements that these need, themselves included."""
+    all_needs, wanted, kept = needs(known), set(), []
+    for place in range(len(known) - 1, -1, -1):
+        if place in wanting or known[place].binds & wanted:
+            kept.append(place)
+            wanted = (wanted - known[place].binds) | all_needs[place]
+    return kept[::-1]
 
 
 def cut(before: list[Statement], source: str) -> tuple[list[int], str] | None:
-    """The set-up of a cell, as places, and what of the cell a page can run; None without a claim."""
-    cell = statements(source)
-    bad = foreign([*before, *cell])[len(before) :]
-    kept = [statement for statement, is_bad in zip(cell, bad, strict=True) if not is_bad]
-    if not any(statement.claims for statement in kept):
+    """The set-up of a cell, as places, and what of it a page can run; None without a claim."""
+    own = statements(source)
+    known, first = [*before, *own], len(before)
+    bad = foreign(known)
+    places = [n for n in range(first, len(known)) if not bad[n]]
+    claims = [n for n in places if known[n].claims]
+    if not claims:
         return None
-    if any(bad):
-        feeding = needed(kept, [s for s in kept if s.claims])
-        kept = [s for n, s in enumerate(kept) if n in feeding or s.claims]
-    text = "\n".join(statement.text for statement in kept).strip("\n")
-    return needed(before, kept), text if any(bad) else source.strip("\n")
+    whole = len(places) == len(own)
+    chosen = feeding(known, places if whole else claims)
+    text = "\n".join(known[n].text for n in chosen if n >= first)
+    return [n for n in chosen if n < first], (source if whole else text).strip("\n")

@@ -157,7 +157,7 @@ def _judged(claim: Claim, where: str) -> tuple[str, str]:
             at = f" at {in_words(point)}" if point else ""
             return "refuted", f"Refuted{at}: the two sides of {where} differ by {size:.2g}."
         return "undecided", (
-            f"Undecided: sympy does not prove {where}, and its two sides agree at the points tried."
+            f"Undecided: sympy does not prove {where}, and no point was found where it fails."
         )
     if ASKED["is_zero"](claim.expression):
         return "refuted", f"Refuted: {where} says that two sides differ, and they are equal."
