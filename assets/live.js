@@ -4,6 +4,7 @@
   const here = new URL(".", document.currentScript.src);
   const live = new URL("../live/", here);
   const LONG = 60; // seconds
+  const STOPPED = "Stopped. The next run loads Python again.";
 
   const make = (tag, properties = {}, ...children) => {
     const element = Object.assign(document.createElement(tag), properties);
@@ -24,15 +25,16 @@
     worker: null,
     ready: null,
     asked: 0,
+    started: 0,
     waiting: new Map(),
     load() {
-      this.ready ??= this.start().catch((error) => {
-        this.stop();
-        throw error;
-      });
-      return this.ready;
+      if (this.ready) return this.ready;
+      const ready = this.start(this.started);
+      this.ready = ready;
+      ready.catch(() => this.ready === ready && this.stop()); // the next run tries again
+      return ready;
     },
-    async start() {
+    async start(started) {
       if (location.protocol === "file:")
         throw refuse(
           "Python cannot be loaded by a page that was opened from disk. " +
@@ -45,6 +47,7 @@
             "make live, before make book, puts it there.",
         );
       const { packages } = await made.json();
+      if (started !== this.started) throw new Refused(STOPPED);
       this.worker = new Worker(new URL("live_worker.js", here), { type: "module" });
       return new Promise((resolve, reject) => {
         this.waiting.set("ready", { resolve, reject });
@@ -68,8 +71,9 @@
     },
     stop() {
       this.worker?.terminate();
-      for (const { reject } of this.waiting.values()) reject(new Refused("Stopped."));
+      for (const { reject } of this.waiting.values()) reject(new Refused(STOPPED));
       this.waiting.clear();
+      this.started++;
       this.worker = this.ready = null;
     },
   };
@@ -97,7 +101,7 @@
       if (!open) bar.append(this.toggle);
       const edits = (this.cell.edits ?? []).map((edit) => this.suggest(edit));
       if (edits.length) bar.append(make("span", {}, open ? "Fill in: " : "or try: "), ...edits);
-      this.build(id);
+      this.build(id, open ? "Your claim" : "The proof");
       place.append(bar, this.panel);
       place.hidden = false;
       if (open) this.panel.hidden = false;
@@ -116,7 +120,7 @@
       return link;
     }
 
-    build(id) {
+    build(id, what) {
       const button = (text, act) => {
         const made = make("button", { type: "button" }, text);
         made.addEventListener("click", act);
@@ -136,7 +140,7 @@
       this.panel = make(
         "div",
         { id, className: "dpo-live-panel", hidden: true },
-        make("label", { htmlFor: this.area.id }, "The proof in Python; Ctrl+Enter runs it"),
+        make("label", { htmlFor: this.area.id }, `${what} in Python; Ctrl+Enter runs it`),
         this.area,
         make("p", { className: "dpo-live-buttons" }, this.go, button("Reset", () => this.reset()),
           this.halt),
@@ -243,13 +247,13 @@
     }
 
     fail(error) {
-      this.say(error instanceof Refused ? error.message : String(error), "error", error.links ?? []);
+      const text = error instanceof Refused ? error.message : String(error);
+      this.say(text, text === STOPPED ? "" : "error", error.links ?? []);
     }
 
     stop() {
       python.stop();
       this.area.focus();
-      this.say("Stopped. The next run loads Python again.");
     }
   }
 
