@@ -134,11 +134,11 @@ def write_python(app, exception):
         return
     shutil.copytree(root / "_live", target)
     files = sorted(file for part in SYMPY_ONLY for file in (root / "dpo_lib").glob(part))
-    with zipfile.ZipFile(target / "dpo_lib.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(target / "library.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for file in files:
             archive.writestr(entry(file.relative_to(root).as_posix()), file.read_bytes())
     wheels = sorted(file.name for file in target.glob("*.whl"))
-    (target / "made.json").write_text(json.dumps({"packages": [*wheels, "dpo_lib.zip"]}))
+    (target / "made.json").write_text(json.dumps({"packages": [*wheels, "library.zip"]}))
 
 
 def setup(app):

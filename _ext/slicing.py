@@ -14,6 +14,7 @@ RUNS = re.compile(
     r"(?:sympy|math|itertools|functools|fractions|collections|typing|dataclasses|operator"
     r"|dpo_lib\.statements(?!\.ledger))(?:\.|$)"
 )
+MAGIC = re.compile(r"(?m)^( *)[%!](?! ).*")  # a line for IPython, such as %pip
 SCOPES = (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
@@ -81,6 +82,7 @@ def free(scope: ast.AST) -> set[str]:
 
 def statements(source: str) -> list[Statement]:
     """The statements of a cell, each with the comments since the one before, one import a name."""
+    source = MAGIC.sub(r"\1pass", source)
     lines, found, done = source.splitlines(), [], 0
     for node in ast.parse(source).body:
         text = "\n".join(lines[done : node.end_lineno])
