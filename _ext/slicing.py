@@ -83,8 +83,12 @@ def free(scope: ast.AST) -> set[str]:
 def statements(source: str) -> list[Statement]:
     """The statements of a cell, each with the comments since the one before, one import a name."""
     source = MAGIC.sub(r"\1pass", source)
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # a whole cell for IPython, such as %%bash
+        return []
     lines, found, done = source.splitlines(), [], 0
-    for node in ast.parse(source).body:
+    for node in body:
         text = "\n".join(lines[done : node.end_lineno])
         done = node.end_lineno
         if isinstance(node, ast.Import | ast.ImportFrom):

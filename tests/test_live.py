@@ -1,5 +1,6 @@
 """Proofs that a reader changes in the page: what is offered, and that Python there runs it."""
 
+import importlib.util
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import live
 import pytest
 from bs4 import BeautifulSoup
 from build import Quiet
-from conftest import NOTEBOOKS, SOURCES
+from conftest import NOTEBOOKS, ROOT, SOURCES
 from playwright.sync_api import expect
 from slicing import CLAIM, cut, statements
 from test_pages import violations, visit
@@ -112,7 +113,7 @@ def test_the_ledger_has_a_control_for_each_statement(offered, proofs):
 
 
 def test_a_page_is_hardly_heavier_for_it(offered):
-    assert {name: n for name, data in offered.items() if (n := data["bytes"]) > 12_000} == {}
+    assert {name: n for name, data in offered.items() if (n := data["bytes"]) > 10_000} == {}
 
 
 def slices(*cells):
@@ -209,10 +210,14 @@ def test_a_suggested_edit_is_made_and_refuted_with_numbers(browser, site):
 
 def test_a_run_without_end_is_stopped_and_the_next_one_works(browser, site):
     with visit(browser, f"{site}/{OWN}.html") as (page, complaints):
+        page.clock.install()
+        page.reload()
         place = control(page, "own")
         place.locator("textarea").fill("while True:\n    pass")
         place.get_by_role("button", name="Run", exact=True).click()
         told(place, "Running")
+        page.clock.fast_forward(MINUTE)
+        told(place, "Still running after 60 seconds; Stop ends it.")
         place.get_by_role("button", name="Stop").click()
         told(place, "Stopped. The next run loads Python again.")
         for label, verdict in zip(
@@ -239,9 +244,15 @@ def test_a_book_without_python_says_so(browser, site):
         page = context.new_page()
         page.route("**/live/**", lambda route: route.fulfill(status=404))
         page.goto(f"{site}/{CHAPTER}.html")
+        page.evaluate(
+            """() => document.body.insertAdjacentHTML(
+              "beforeend", '<a href="https://colab.research.google.com/here">Colab</a>')"""
+        )
         place = control(page, "cell-15")
         place.get_by_role("button", name="Run and change this proof").click()
         told(place, "This copy of the book was built without Python in its pages: make live")
+        colab = place.get_by_role("link", name="open the page in Colab")
+        assert colab.get_attribute("href") == "https://colab.research.google.com/here"
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -267,3 +278,38 @@ def test_paper_and_a_browser_without_scripts_show_no_control(browser, built_book
         assert page.locator(".dpo-live-bar").count() > 3
         page.emulate_media(media="print")
         assert page.locator(".dpo-live:visible").count() == 0
+
+
+@pytest.fixture
+def fetching(monkeypatch, tmp_path):
+    """scripts/live.py, for a folder of its own."""
+    spec = importlib.util.spec_from_file_location("live_script", ROOT / "scripts/live.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    monkeypatch.setattr(script, "LIVE", tmp_path / "_live")
+    return script
+
+
+def test_without_npm_one_sentence_says_what_is_missing(fetching, monkeypatch):
+    monkeypatch.setattr(fetching.shutil, "which", lambda name: None)
+    with pytest.raises(SystemExit, match=r"^npm is missing: install it .*$"):
+        fetching.main()
+    assert not fetching.LIVE.exists()
+
+
+def test_another_file_than_the_one_that_is_meant_is_refused(fetching, monkeypatch, tmp_path):
+    def fetch(folder):
+        for name in fetching.HASHES:
+            (folder / name).write_bytes(b"something else")
+
+    monkeypatch.setattr(fetching, "fetch", fetch)
+    with pytest.raises(SystemExit, match=r"pyodide-.* its hash differs"):
+        fetching.main()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_fetched_is_told_in_one_line(fetching):
+    with pytest.raises(SystemExit) as stopped:
+        fetching.run("sympy", "sh", "-c", "echo first >&2; echo 'no such version' >&2; exit 1")
+    assert str(stopped.value) == "sympy was not fetched: no such version"
