@@ -42,10 +42,10 @@ def offer(book: dict, name: str) -> dict:
         source = "".join(cell["source"])
         if is_on_the_page(cell) and CLAIM.search(source) and (made := cut(before, source)):
             data["cells"][cell["id"]] = described(data["setup"], before, *made, name, cell["id"])
-            kept.append(markdown(CONTROL.format(cell["id"])))
+            kept.append(markdown(cell["id"], CONTROL.format(cell["id"])))
         before += statements(source)
     if data["cells"]:
-        kept.append(markdown(DATA.format(packed(data))))
+        kept.append(markdown("data", DATA.format(packed(data))))
     return book | {"cells": kept}
 
 
@@ -68,8 +68,8 @@ def edits(page: str, cell: str) -> dict:
     return {"edits": found} if found else {}
 
 
-def markdown(text: str) -> dict:
-    return {"cell_type": "markdown", "metadata": {}, "source": text, "id": "live"}
+def markdown(name: str, text: str) -> dict:
+    return {"cell_type": "markdown", "metadata": {}, "source": text, "id": f"live-{name}"}
 
 
 def proofs(package: Path) -> dict:
