@@ -115,9 +115,17 @@
         if (!(await this.show(true, false))) return;
         this.area.value = before ? this.source.replace(before, after) : after;
         this.fit();
+        if (before) this.point(this.source.indexOf(before), after.length);
         this.run();
       });
       return link;
+    }
+
+    // Show what was changed; a phone would bring up its keyboard.
+    point(start, length) {
+      if (!matchMedia("(hover: hover)").matches) return;
+      this.area.focus();
+      this.area.setSelectionRange(start, start + length);
     }
 
     build(id, what) {

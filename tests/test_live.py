@@ -202,6 +202,8 @@ def test_a_suggested_edit_is_made_and_refuted_with_numbers(browser, site):
         told(place, "Refuted at r_1 = 2, r_2 = 1, r_3 = -1, beta = 1/2, ")
         expect(place.locator("textarea")).to_have_value(re.compile(r"is_zero\(-J - line_12"))
         told(place, "assert is_zero(-J - line_12(Z_symbol))")
+        marked = "e => e.value.slice(e.selectionStart, e.selectionEnd)"
+        assert place.locator("textarea").evaluate(marked) == "is_zero(-J - line_12(Z_symbol))"
         other = control(page, "cell-25")
         other.get_by_role("button", name="drop log Z").click()
         told(other, "Refuted at ", timeout=MINUTE)
