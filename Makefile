@@ -2,13 +2,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 TORCH ?=  # "cpu": without CUDA
 
-.PHONY: book build test unit format bench colab newest lock fork environment clean
+.PHONY: book build live test unit format bench colab newest lock fork environment clean
 
 book: environment  ## build the book and serve it
 	@$(BIN)/python scripts/build.py --serve
 
 build: environment  ## build the book into _build/html
 	@$(BIN)/python scripts/build.py
+
+live:  ## fetch Python for the pages, so that proofs run there
+	@$(PYTHON) scripts/live.py
 
 test: environment  ## everything that must hold
 	$(BIN)/ruff check
@@ -45,4 +48,4 @@ environment:
 	@$(PYTHON) scripts/environment.py --torch "$(strip $(TORCH))"
 
 clean:
-	rm -rf _build .venv .venv-*
+	rm -rf _build _live .venv .venv-*

@@ -9,6 +9,7 @@
   equations in the text lead to them; Korean lines are marked as such, pages have a description;
 - links in the text set figures, `#beta=0.05`, and a link that nothing takes is a warning;
 - the page of the reader's progress lists every question of the book;
+- a cell of algebra can be changed and run in the page;
 - after a build with a warning every page is read again, until its cause is gone;
 - mathematics is typeset by a local MathJax, and no page asks another machine for anything;
 - what no page uses is left out, and the whole book is one archive beside the pages.
@@ -25,6 +26,7 @@ import equations
 import fast_path
 import heads
 import layers
+import live
 import questions
 import searching
 import setting_links
@@ -39,7 +41,7 @@ LOG = logging.getLogger(__name__)
 
 PARTS = (
     *(equations, heads, layers, fast_path, setting_links),
-    *(searching, questions, shrink, archive),
+    *(searching, questions, live, shrink, archive),
 )
 MATHJAX = ["tex-svg.js", "a11y", "sre/mathmaps/base.json", "sre/mathmaps/en.json"]
 
@@ -67,7 +69,7 @@ def insert_outputs(app, docname, source):
         return
     book, written = app.chapters.with_outputs(chapter, source[0])
     timed = layers.state_times(json.loads(book), chapter.stem)
-    source[0] = json.dumps(outline(timed, chapter.stem))
+    source[0] = json.dumps(live.offer(outline(timed, chapter.stem), chapter.stem))
     for text in written:
         LOG.warning(f"stderr, kept out of the page: {text.strip()}", location=docname)
 
@@ -133,6 +135,6 @@ def setup(app):
     app.connect("html-page-context", drop_thebe, priority=900)  # after sphinx-thebe
     for part in PARTS:
         part.setup(app)
-    ours = fingerprint(*(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))))
+    ours = fingerprint(*(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.*"))))
     version = int(ours, 16)  # what these files do to a page is kept with it: read all again
     return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": version}
