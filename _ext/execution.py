@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 import threading
 import time
@@ -156,7 +157,11 @@ class Chapters:
             for file in folder.iterdir()
             if file.is_file() and file.suffix not in {".py", ".pyc"}
         }
-        return sorted(str(file.relative_to(self.root.resolve())) for file in ours | data)
+        names = [str(file.relative_to(self.root.resolve())) for file in ours | data]
+        if any("check_kernel" in cell.source for cell in _code(book)):
+            names += [str(file.relative_to(self.root)) for file in self.root.glob("proofs/*.v")]
+            names += [shutil.which("coqc") or "/usr/bin/coqc"]  # the kernel may come later
+        return sorted(names)
 
 
 def _code(book) -> list:

@@ -7,7 +7,8 @@ from dpo_lib._checks import check_beta
 
 LossName = Literal[
     "sigmoid", "cdpo", "robust", "hinge", "ipo", "exo_pair", "nca_pair", "bco_pair", "sppo_hard",
-    "apo_zero", "apo_down", "discopop", "unlikelihood", "dpop", "sigmoid_norm", "simpo", "orpo",
+    "apo_zero", "apo_down", "discopop", "unlikelihood", "dpop", "rdpo", "sigmoid_norm", "simpo",
+    "orpo",
 ]  # fmt: skip
 DivergenceName = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 OWN = {  # what a loss is told beside beta; unlikelihood is told this only
@@ -16,12 +17,14 @@ OWN = {  # what a loss is told beside beta; unlikelihood is told this only
     "exo_pair": "label_smoothing",
     "unlikelihood": "alpha",
     "dpop": "dpop_lambda",
+    "rdpo": "rdpo_alpha",
     "simpo": "simpo_gamma",
 }
 TOLD = {  # all that can be said beside name and beta, and what says nothing
     "label_smoothing": 0.0,
     "alpha": None,
     "dpop_lambda": None,
+    "rdpo_alpha": None,
     "simpo_gamma": None,
     "rpo_alpha": None,
     "f_divergence_type": "reverse_kl",
@@ -60,11 +63,15 @@ def check_loss(name: str, beta: float, **told: float | str | None) -> str:
         if told["alpha"] is None:
             raise ValueError(f"the loss {name} needs alpha")
         check_alpha(told["alpha"])
+    if name == "rdpo" and told["rdpo_alpha"] is None:
+        raise ValueError(
+            "the loss rdpo needs rdpo_alpha: the reward units that labellers give a token"
+        )
     if name == "orpo" and told["rpo_alpha"] is not None:
         raise ValueError(
             f"orpo has an SFT term already: leave out rpo_alpha, got {told['rpo_alpha']}"
         )
-    for setting in ("dpop_lambda", "simpo_gamma", "rpo_alpha"):
+    for setting in ("dpop_lambda", "rdpo_alpha", "simpo_gamma", "rpo_alpha"):
         value = told[setting]
         if value is not None and not 0 <= value < math.inf:
             raise ValueError(f"{setting} must be at least 0 and finite, got {value}")

@@ -1,10 +1,10 @@
-"""Losses of log-probabilities per token: `sigmoid_norm`, SimPO, ORPO, and the SFT term.
+"""Losses that are told lengths: R-DPO, `sigmoid_norm`, SimPO, ORPO, and the SFT term.
 
 Beside what the losses of `variants` take, these are given the number of tokens of each answer.
-Divided by it, a margin no longer is the difference of two rewards of (5): beta log Z(x) cancels
-from (6) only between answers of one length, and the optimum is not (4) (chapter 15, "Mean instead
-of sum"). A mean over tokens is smaller than their sum, so beta is to be larger: SimPO's authors
-have 2 to 10, where DPO has 0.1.
+R-DPO charges for them and keeps the sum. The others divide by them, and a margin no longer is the
+difference of two rewards of (5): beta log Z(x) cancels from (6) only between answers of one
+length, and the optimum is not (4) (chapter 15, "Mean instead of sum"). A mean over tokens is
+smaller than their sum, so beta is to be larger: SimPO's authors have 2 to 10, where DPO has 0.1.
 """
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dpo_lib._checks import check_lengths, check_same_shape
 from dpo_lib.losses import dpo_loss, reward_loss
+from dpo_lib.objective import implicit_reward
 
 
 def per_token(logps: Tensor, lengths: Tensor) -> Tensor:
@@ -37,6 +38,34 @@ def nll_loss(policy_chosen_logps: Tensor, chosen_lengths: Tensor) -> Tensor:
     2405.16436), who do not divide by the length.
     """
     return -per_token(policy_chosen_logps, chosen_lengths)
+
+
+def rdpo_loss(
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor, ref_rejected_logps: Tensor,
+    chosen_lengths: Tensor, rejected_lengths: Tensor, beta: float, rdpo_alpha: float,
+) -> Tensor:  # fmt: skip
+    """`rdpo`: (7) with rdpo_alpha reward units for each token more that the chosen answer has.
+
+    The sum of implicit reward and rdpo_alpha |y| is what the labels determine: if labellers add
+    so much to the reward of an answer for each of its tokens, what is left for the policy is the
+    reward without it.
+
+    Args:
+        rdpo_alpha: at least 0, reward units a token; 0 is (7).
+
+    Source: R-DPO, Park et al. 2024 (arXiv 2403.19159).
+    """
+    check_lengths("chosen_lengths", chosen_lengths)
+    check_lengths("rejected_lengths", rejected_lengths)
+    check_same_shape(logps=policy_chosen_logps, lengths=chosen_lengths)
+    check_same_shape(logps=policy_rejected_logps, lengths=rejected_lengths)
+    chosen = implicit_reward(policy_chosen_logps, ref_chosen_logps, beta)
+    rejected = implicit_reward(policy_rejected_logps, ref_rejected_logps, beta)
+    return reward_loss(
+        chosen.add(chosen_lengths, alpha=rdpo_alpha),
+        rejected.add(rejected_lengths, alpha=rdpo_alpha),
+    )
 
 
 def sigmoid_norm_loss(

@@ -29,7 +29,7 @@ from dpo_lib._loss_names import check_alpha, check_label_smoothing, check_loss
 from dpo_lib.divergences import scores_as_logps
 from dpo_lib.losses import dpo_loss, reward_loss, unlikelihood_loss
 from dpo_lib.objective import implicit_reward, kl_divergence
-from dpo_lib.per_token import nll_loss, orpo_loss, sigmoid_norm_loss, simpo_loss
+from dpo_lib.per_token import nll_loss, orpo_loss, rdpo_loss, sigmoid_norm_loss, simpo_loss
 
 
 def implicit_rewards(
@@ -339,6 +339,7 @@ LOSSES = {
         Loss("discopop", discopop_loss),
         Loss("unlikelihood", unlikelihood_pair_loss, ("alpha",)),
         Loss("dpop", dpop_loss, ("beta", "dpop_lambda")),
+        Loss("rdpo", rdpo_loss, ("beta", "rdpo_alpha"), lengths=True),
         Loss("sigmoid_norm", sigmoid_norm_loss, lengths=True),
         Loss("simpo", simpo_loss, ("beta", "simpo_gamma"), lengths=True),
         Loss("orpo", orpo_loss, lengths=True),
@@ -348,9 +349,9 @@ LOSSES = {
 
 def choose_loss(
     name: str, beta: float, label_smoothing: float = 0.0, alpha: float | None = None, *,
-    dpop_lambda: float | None = None, simpo_gamma: float | None = None,
-    rpo_alpha: float | None = None, f_divergence_type: str = "reverse_kl",
-    f_alpha_divergence_coef: float | None = None,
+    dpop_lambda: float | None = None, rdpo_alpha: float | None = None,
+    simpo_gamma: float | None = None, rpo_alpha: float | None = None,
+    f_divergence_type: str = "reverse_kl", f_alpha_divergence_coef: float | None = None,
 ) -> Callable[..., Tensor]:  # fmt: skip
     """The loss of a name, with its settings filled in.
 
@@ -358,7 +359,7 @@ def choose_loss(
         name: a key of `LOSSES`; `sigmoid` with label_smoothing is `cdpo`.
         beta: > 0; always given, because rewards are measured in it whatever the loss.
         label_smoothing: 0 says nothing, and every loss accepts it.
-        alpha, dpop_lambda, simpo_gamma: a loss's own; None says nothing.
+        alpha, dpop_lambda, rdpo_alpha, simpo_gamma: a loss's own; None says nothing.
         rpo_alpha: at least 0, weight of `per_token.nll_loss`, which is added to the loss.
         f_divergence_type: of objective (3), for losses that see two log-ratios by their
             difference; see `divergences`.
@@ -374,8 +375,8 @@ def choose_loss(
     """
     told = {
         "label_smoothing": label_smoothing, "alpha": alpha, "dpop_lambda": dpop_lambda,
-        "simpo_gamma": simpo_gamma, "rpo_alpha": rpo_alpha, "f_divergence_type": f_divergence_type,
-        "f_alpha_divergence_coef": f_alpha_divergence_coef,
+        "rdpo_alpha": rdpo_alpha, "simpo_gamma": simpo_gamma, "rpo_alpha": rpo_alpha,
+        "f_divergence_type": f_divergence_type, "f_alpha_divergence_coef": f_alpha_divergence_coef,
     }  # fmt: skip
     loss = LOSSES[check_loss(name, beta, **told)]
     given = {key: value for key, value in ({"beta": beta} | told).items() if value is not None}

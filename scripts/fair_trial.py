@@ -117,21 +117,8 @@ QUICK = Size(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="seconds; asserts and writes nothing")
-    parser.add_argument("folder", nargs="?", type=Path, help="keeps the runs; made here")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    logging.set_verbosity_error()
-    size, began = QUICK if given.quick else Size(), time.perf_counter()
-    about = {
-        "command": "python scripts/fair_trial.py",
-        "commit": commit(),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": machine() | {"cpu": cpu()},
-    }
-    with contextlib.ExitStack() as stack:
-        folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    began = time.perf_counter()
+    with begun(__doc__, Size(), QUICK) as (size, folder):
         grid = tune(Runs(folder / f"seed-{size.tuned_on}", size.tuned_on, size))
         chosen = {
             rule: {method: best(grid, method, most) for method in METHODS}
@@ -141,11 +128,35 @@ def main() -> int:
         seeds = [trial(Runs(folder / f"seed-{s}", s, size), chosen) for s in size.seeds]
     failed = [line for line in gates(seeds) if line.endswith("FAILED")]
     print(f"{time.perf_counter() - began:.0f} s")
-    if not given.quick:
-        found = {"about": about, "grid": grid, "chosen": chosen, "seeds": seeds}
-        path = STORED / "fair_trial.json"
-        path.write_text(json.dumps(signed(found)) + "\n")
-    return int(bool(failed) and not given.quick)
+    if size == QUICK:
+        return 0
+    keep("fair_trial", {"grid": grid, "chosen": chosen, "seeds": seeds})
+    return int(bool(failed))
+
+
+@contextlib.contextmanager
+def begun(doc: str, whole: Size, quick: Size):
+    """What the command line asks for: how much, and a folder of the runs, ours if none is named."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="seconds; asserts and writes nothing")
+    parser.add_argument("folder", nargs="?", type=Path, help="keeps the runs; made here")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    with contextlib.ExitStack() as stack:
+        folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        yield quick if given.quick else whole, folder
+
+
+def keep(name: str, result: dict) -> None:
+    """Store what a script of this name found, with all that it takes to repeat it."""
+    about = {
+        "command": f"python scripts/{name}.py",
+        "commit": commit(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "machine": machine() | {"cpu": cpu()},
+    }
+    (STORED / f"{name}.json").write_text(json.dumps(signed({"about": about} | result)) + "\n")
 
 
 def tune(runs: "Runs") -> list[dict]:
@@ -187,19 +198,19 @@ def told(row: dict) -> str:
     return "".join(f"  {name} {row[name]:{form}}" for name, form in columns.items())
 
 
-class Runs:
-    """One seed's world, SFT model and reward model, and the policies that start from them."""
+class Start:
+    """One seed's world and SFT model, what is made once, and how a policy is judged."""
 
-    def __init__(self, folder: Path, seed: int, size: Size):
+    max_new_tokens = 48
+
+    def __init__(self, folder: Path, seed: int, size):
         self.folder, self.seed, self.size = folder, seed, size
         self.world = folder / "world"
         if not self.world.exists():
             write_world(self.world, size.pairs, words=(9, 24), seed=seed)
         self.tokenizer = load_tokenizer("tiny", self.world)
         eos = self.tokenizer.eos_token_id
-        self.start, self.sft, self.reward = (
-            str(folder / name) for name in ("start", "sft/model", "reward/model")
-        )
+        self.start, self.sft = (str(folder / name) for name in ("start", "sft/model"))
         if not Path(self.start).exists():
             shape = dict(vocab_size=len(self.tokenizer), bos_token_id=eos, eos_token_id=eos)
             torch.manual_seed(seed)
@@ -208,13 +219,9 @@ class Runs:
         if not Path(self.sft).exists():
             told = dict(model=self.start, steps=size.sft_steps, lr=3e-3)
             quietly(SFT.from_settings(self.settings(SFTSettings, "sft", **told))[0])
-        if not Path(self.reward).exists():
-            told = dict(model=self.sft, steps=size.reward_steps, lr=2e-3)
-            quietly(Reward.from_settings(self.settings(RewardSettings, "reward", **told))[0])
-        self.judge = RewardModel.load(self.reward)
         self.reference = load_policy(self.sft, self.tokenizer).eval()
         texts, _ = read_prompts(self.world / "test_prompts.jsonl", self.tokenizer)
-        room = COMMON["max_length"] - 48
+        room = COMMON["max_length"] - self.max_new_tokens
         found = tokenize_prompts(texts, self.tokenizer, room, Report())
         self.prompts = found[: size.prompts]
 
@@ -229,12 +236,38 @@ class Runs:
         own = dict(data=str(self.world), out=str(self.folder / name), seed=self.seed)
         return kind(**COMMON | own | dict(batch_size=self.size.batch_size) | told)
 
+    def measure(self, policy, prompts=None, samples=None, seed=None) -> tuple[Samples, Tensor]:
+        """Completions by the same random numbers for every policy, and their KL to the SFT one."""
+        drawn = sample(
+            policy,
+            prompts or self.prompts,
+            world_score(self.tokenizer),
+            self.tokenizer.eos_token_id,
+            samples=samples or self.size.samples,
+            max_new_tokens=self.max_new_tokens,
+            seed=self.seed if seed is None else seed,
+            batch_size=400,
+        )
+        return drawn, sequence_kl(policy, self.reference, drawn, batch_size=400)[0]
+
+
+class Runs(Start):
+    """With the seed's reward model, and the policies of every method."""
+
+    def __init__(self, folder: Path, seed: int, size: Size):
+        super().__init__(folder, seed, size)
+        self.reward = str(folder / "reward/model")
+        if not Path(self.reward).exists():
+            told = dict(model=self.sft, steps=size.reward_steps, lr=2e-3)
+            quietly(Reward.from_settings(self.settings(RewardSettings, "reward", **told))[0])
+        self.judge = RewardModel.load(self.reward)
+
     def stage(self, method: str, lr: float, beta: float, steps: int, watch: Callable | None = None):
         """A method, ready to be trained; `watch(policy, steps)` before each step but the first."""
         told = dict(model=self.sft, steps=steps, lr=lr, beta=beta)
         each_round = {"frozen": steps, "kept": steps // ROUNDS or 1, "moved": steps // ROUNDS or 1}
         program = f"command:{shlex.join([sys.executable, '-c', PROGRAM])}"
-        drawn = dict(reward=self.reward, max_new_tokens=48)
+        drawn = dict(reward=self.reward, max_new_tokens=self.max_new_tokens)
         twice = dict(batch_size=2 * self.size.batch_size)  # of completions, where a pair has two
         if method == "Preferred-FT":
             del told["beta"]
@@ -309,20 +342,6 @@ class Runs:
             },
             "roof": {"beta": ROOF.tolist(), "log_z": log_z.tolist()},
         }
-
-    def measure(self, policy, prompts=None, samples=None, seed=None) -> tuple[Samples, Tensor]:
-        """Completions by the same random numbers for every policy, and their KL to the SFT one."""
-        drawn = sample(
-            policy,
-            prompts or self.prompts,
-            world_score(self.tokenizer),
-            self.tokenizer.eos_token_id,
-            samples=samples or self.size.samples,
-            max_new_tokens=48,
-            seed=self.seed if seed is None else seed,
-            batch_size=400,
-        )
-        return drawn, sequence_kl(policy, self.reference, drawn, batch_size=400)[0]
 
     @torch.no_grad()
     def learned(self, drawn: Samples) -> Tensor:

@@ -13,12 +13,17 @@ from layers import minutes, sizes, state_times, words
 from test_pages import visit
 
 DEEP = [path for path in NOTEBOOKS if "# Depth: " in path.read_text(encoding="utf-8")]
-# Words and visible lines of a main line; chapters 15, 16, 18, 19 are still longer.
+# Words and visible lines of a main line.
 LIMITS = {path.stem: (1500, 80) for path in NOTEBOOKS if path.stem[:2] <= "11"}
-LIMITS |= dict.fromkeys(["12_one_world", "13_when_the_theorem_fails", "17_tiny_gpt2"], (2000, 120))
-LIMITS |= dict.fromkeys(["14_chosen_goes_down", "neighbours", "online"], (1500, 120))
+LIMITS |= dict.fromkeys(
+    ["12_one_world", "13_when_the_theorem_fails", "17_tiny_gpt2", "18_gpt2", "19_reading_logs"],
+    (2000, 120),
+)
+LIMITS |= dict.fromkeys(
+    ["14_chosen_goes_down", "15_loss_atlas", "16_tokens", "neighbours", "online", "how_to_judge"],
+    (1500, 120),
+)
 LIMITS |= {"which_knob_first": (750, 0)}
-LIMITS |= {"how_to_judge": (1500, 120)}
 
 
 def markdown(text):

@@ -1,4 +1,4 @@
-"""Losses of log-probabilities per token: by hand, limits, gradients, ends of the scale."""
+"""Losses that are told lengths: by hand, limits, gradients, ends of the scale."""
 
 import math
 
@@ -16,6 +16,7 @@ from dpo_lib.per_token import (
     nll_loss,
     orpo_loss,
     per_token,
+    rdpo_loss,
     sigmoid_norm_loss,
     simpo_loss,
 )
@@ -99,6 +100,25 @@ def test_the_gradients_agree_with_their_formulas():
         pull = beta * s(-z.item())
         wanted = [(-1 - pull / (1 - math.exp(pc / n))) / n, pull / (1 - math.exp(pr / m)) / m]
         assert slopes(orpo_loss, beta) == pytest.approx(wanted, rel=1e-12)
+
+
+@given(logps, logps, logps, logps, sizes, sizes, st.floats(0, 2))
+def test_rdpo_is_dpo_at_rewards_that_pay_for_length_and_dpo_itself_where_it_pays_nothing(
+    pc, pr, rc, rr, n, m, alpha
+):
+    beta, values = 0.5, batch(pc, pr, rc, rr)
+    lengths = batch(n, m)
+    paid = batch(pc + alpha * n / beta, pr + alpha * m / beta, rc, rr)
+    assert_close(rdpo_loss(*values, *lengths, beta, alpha), dpo_loss(*paid, beta))
+    assert torch.equal(rdpo_loss(*values, *lengths, beta, 0.0), dpo_loss(*values, beta))
+    assert_close(rdpo_loss(*values, *batch(n, n), beta, alpha), dpo_loss(*values, beta))
+
+
+def test_rdpo_worked_by_hand():
+    # rewards 0.5 and -0.5, and 0.25 for each of 2 and 6 tokens: the margin is 1 - 1
+    pair = batch(-6, -10, -7, -9, 2, 6)
+    assert rdpo_loss(*pair, 0.5, 0.25).item() == pytest.approx(math.log(2))
+    assert rdpo_loss(*pair, 0.5, 0.5).item() == pytest.approx(math.log1p(math.e))
 
 
 @pytest.mark.parametrize("share", [0.55, 0.8, 0.95])

@@ -48,6 +48,29 @@ def test_sigmoid_norm_rests_where_the_margin_per_token_is_dpo_s_and_a_shift_move
     ).check()
 
 
+def test_rdpo_rests_where_dpo_does_less_the_price_of_the_tokens_that_one_answer_has_more():
+    alpha = Symbol("alpha", positive=True)
+    charged = expected(lambda w, l: L(w[0] - l[0] + alpha * (w[1] - l[1])))  # noqa: E741
+    margin = h_A - h_B + alpha * (n - m)
+    odds = log(p) - log(1 - p)
+    (slope,) = gradient(charged, (h_A,))
+    Proof(
+        "rdpo",
+        "rests at the logit of p less alpha (n - m)",
+        steps=(
+            Step("slope in A's reward", slope - (sigmoid(margin) - p)),
+            Step("the slope is 0 at the rest", slope.subs(h_A, h_B + odds - alpha * (n - m))),
+            Step("labels that pay for tokens rest at the reward alone",  # r, plus alpha a token
+                 (odds - alpha * (n - m)).subs(p, sigmoid(h_A - h_B + alpha * (n - m)))
+                 - (h_A - h_B)),
+        ),
+        controls=(
+            Step("it rests where DPO does", slope.subs(h_A, h_B + odds)),
+            Step("the price has the other sign", slope.subs(h_A, h_B + odds + alpha * (n - m))),
+        ),
+    ).check()  # fmt: skip
+
+
 def test_simpo_rests_beyond_the_logit_by_less_than_its_target():
     """With u = exp(margin) and g = exp(-gamma) the rest is where p has the value `share`."""
     u, g = sp.symbols("u g", positive=True)

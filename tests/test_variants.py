@@ -26,7 +26,7 @@ shares = st.floats(1e-3, 0.499)
 def evaluate(name, logps, beta=0.5, label_smoothing=0.1, alpha=0.5):
     """A loss at four log-probabilities, numbers or tensors."""
     given = {"beta": beta, "label_smoothing": label_smoothing, "alpha": alpha,
-             "dpop_lambda": 2.0, "simpo_gamma": 0.7}  # fmt: skip
+             "dpop_lambda": 2.0, "rdpo_alpha": 0.3, "simpo_gamma": 0.7}  # fmt: skip
     logps = [torch.as_tensor(logp, dtype=torch.float64) for logp in logps]
     lengths = [torch.full_like(logp, n) for logp, n in zip(logps, LENGTHS, strict=False)]
     settings = {key: given[key] for key in LOSSES[name].settings}
@@ -80,6 +80,7 @@ def test_every_loss_equals_its_formula_in_forty_digits(pc, pr, rc, rr, beta, eps
             "discopop": loss * (1 - sigmoid(z / tau)) + mpmath.exp(-z) * sigmoid(z / tau),
             "unlikelihood": -(mpmath.mpf(pc) - mpmath.mpf(pr) / 2),
             "dpop": -log(sigmoid(z - 2 * max(0, -c))),
+            "rdpo": -log(sigmoid(z + mpmath.mpf(0.3) * (3 - 5))),
             "sigmoid_norm": -log(sigmoid(c / 3 - r / 5)),
             "simpo": -log(sigmoid(beta * mean_c - beta * mean_r - mpmath.mpf(0.7))),
             "orpo": -mean_c - beta * log(sigmoid(odds(mean_c) - odds(mean_r))),
@@ -310,6 +311,7 @@ CHOICES = {
         "alpha has no effect on the loss cdpo, only on unlikelihood; got 0.0",
     ),
     "no alpha": (("unlikelihood", 0.1), "the loss unlikelihood needs alpha"),
+    "no price of a token": (("rdpo", 0.1), "the loss rdpo needs rdpo_alpha: the reward units"),
     "a large alpha": (("unlikelihood", 0.1, 0.0, 1.5), "alpha must lie in [0, 1], got 1.5"),
     "beta 0": (("ipo", 0.0), "beta must be a positive, finite number, got 0.0"),
     "beta of unlikelihood": (("unlikelihood", math.nan, 0.0, 1.0), "beta must be a positive"),
@@ -390,7 +392,8 @@ def test_a_setting_that_a_loss_ignores_lacks_or_cannot_take_is_refused(arguments
 def test_a_chosen_loss_has_its_settings_filled_in(name):
     eps = 0.1 if name in SMOOTHED else 0.0
     alpha = 0.3 if name == "unlikelihood" else None
-    own = {"dpop": {"dpop_lambda": 2.0}, "simpo": {"simpo_gamma": 0.7}}.get(name, {})
+    own = {"dpop": {"dpop_lambda": 2.0}, "rdpo": {"rdpo_alpha": 0.3}, "simpo": {"simpo_gamma": 0.7}}
+    own = own.get(name, {})
     logps = -10 * torch.rand(4, 5, generator=generator(1), dtype=torch.float64)
     lengths = [torch.full((5,), n) for n in LENGTHS]
     wanted = evaluate(name, logps, 0.2, eps, alpha)
@@ -421,6 +424,7 @@ def test_all_that_a_loss_can_be_told_has_the_same_names_and_defaults_everywhere(
 def test_rpo_alpha_adds_the_chosen_answer_s_loss_per_token_to_every_loss_but_orpo(name):
     own = {"label_smoothing": 0.1} if name in SMOOTHED else {}
     own |= {"alpha": 0.3} if name == "unlikelihood" else {}
+    own |= {"rdpo_alpha": 0.3} if name == "rdpo" else {}
     logps = -10 * torch.rand(4, 5, generator=generator(1), dtype=torch.float64)
     lengths = torch.tensor([2, 3, 5, 7, 11]), torch.tensor([1, 8, 2, 4, 6])
     plain = choose_loss(name, 0.2, **own)(*logps, *lengths)

@@ -222,6 +222,8 @@ class PairLossSettings(Settings):
     """The weight of the rejected answer, 0 to 1; unlikelihood needs it."""
     dpop_lambda: Annotated[float | None, _DPO] = None
     """What dpop adds to the weight of a negative reward of the chosen answer; 50 if not given."""
+    rdpo_alpha: Annotated[float | None, _DPO] = None
+    """Reward units a token that the labels give to length, for rdpo to charge; it needs them."""
     simpo_gamma: Annotated[float | None, _DPO] = None
     """Reward units by which simpo wants the chosen answer ahead; 0.5 if not given."""
     rpo_alpha: Annotated[float | None, _DPO] = None

@@ -8,7 +8,10 @@ __all__, __getattr__, __dir__ = exports(
         "stored": ["ResultError", "read"],
         "pair": ["StoredPair", "one_pair"],
         "choices": ["Choices", "human_choices"],
-        "trial": ["FairTrial", "Judged", "Seed", "fair_trial"],
+        "trial": [
+            *("FairTrial", "Judged", "Seed", "fair_trial"),
+            *("Answers", "LengthTrial", "length_trial"),
+        ],
         "plan": ["Plan", "numbers"],
         "judging": ["Judge", "agreement"],
     },

@@ -147,7 +147,7 @@ CLAIMS = [
       for name, more in {"reverse_kl": {}, "forward_kl": {}, "js_divergence": {},
                          "alpha_divergence": dict(f_alpha_divergence_coef=(0.5, 0.8))}.items()),
 ]  # fmt: skip
-NOT_IN_TRL = ("unlikelihood", "dpop")
+NOT_IN_TRL = ("unlikelihood", "dpop", "rdpo")
 NOT_HERE = "aot and aot_unpaired (no pair has a loss of its own), use_weighting (WPO), ld_alpha"
 
 

@@ -236,6 +236,7 @@ def test_the_metrics_worked_by_hand():  # D7, D8: a tie counts one half
 def test_every_loss_of_the_family_starts_at_its_value_for_policy_equal_to_reference(world, name):
     settings = {"label_smoothing": 0.1} if "label_smoothing" in LOSSES[name].settings else {}
     settings |= {"alpha": 0.5} if name == "unlikelihood" else {}
+    settings |= {"rdpo_alpha": 0.3} if name == "rdpo" else {}
     stage, _ = DPO.from_settings(settings_for(world, loss=name, beta=0.2, **settings))
     before = by_hand(stage.policy, stage.pairs).double().detach()
     folder = train(stage)
@@ -254,6 +255,7 @@ def test_every_loss_of_the_family_starts_at_its_value_for_policy_equal_to_refere
 
 
 SEVERAL = {
+    "rdpo": dict(loss="rdpo", rdpo_alpha=0.3),
     "sigmoid_norm": dict(loss="sigmoid_norm", beta=5.0),
     "simpo": dict(loss="simpo", beta=2.0, simpo_gamma=1.0),
     "orpo": dict(loss="orpo", beta=0.5),

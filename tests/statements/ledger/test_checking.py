@@ -40,8 +40,8 @@ def test_a_run_reports_what_it_checked():
 
 def test_the_table_and_the_words_show_every_outcome():
     outcomes = ledger.run(LEDGER[2:3], count=5, mutant_count=4)
-    assert ledger.table(outcomes, 4).endswith("| 3 | 2 | 5 | 4 of 4 | 1 |")
-    assert "noticed here only" in ledger.details(outcomes)
+    assert ledger.table(outcomes, 4).endswith("| 3 | 2 | 5 | 4 of 4 | 1 | not asked |")
+    assert "noticed here only\n- *kernel:* not asked" in ledger.details(outcomes)
 
 
 def test_a_run_refuses_a_mutant_that_nobody_notices():
