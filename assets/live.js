@@ -105,8 +105,8 @@
       place.append(bar, this.panel);
       place.hidden = false;
       if (open) this.panel.hidden = false;
-      if (!open && page.proofs) this.toggle.append(make("span", { className: "visually-hidden" },
-        `, ${this.name.replace("prove_", "").replaceAll("_", " ")}`));
+      const which = page.proofs ? this.name.replace("prove_", "").replaceAll("_", " ") : number + 1;
+      this.toggle.append(make("span", { className: "visually-hidden" }, `, ${which}`));
     }
 
     suggest([label, before, after]) {
