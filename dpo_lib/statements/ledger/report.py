@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from dpo_lib.statements.ledger.checking import Outcome
-from dpo_lib.statements.ledger.kernel import witnesses
+from dpo_lib.statements.ledger.kernel import statement, witnesses
 
 Axioms = Mapping[str, frozenset[str]] | str  # what `check_kernel` returns
 
@@ -52,6 +52,16 @@ def _accepted(number: str, kernel: Axioms) -> str:
     )
 
 
+def _statements(number: str, kernel: Axioms) -> str:
+    """What a kernel accepted, theorems and twins, folded."""
+    witness = witnesses().get(number)
+    if isinstance(kernel, str) or witness is None or witness.reason:
+        return ""
+    texts = "\n\n".join(map(statement, (*witness.theorems, *witness.twins)))
+    title = "<summary>What the kernel has accepted</summary>"
+    return f"\n\n<details>{title}\n\n```coq\n{texts}\n```\n\n</details>"
+
+
 def _in_words(found: Outcome, kernel: Axioms) -> str:
     row = found.statement
     others = [number for number in found.caught if number != row.number]
@@ -65,4 +75,5 @@ def _in_words(found: Outcome, kernel: Axioms) -> str:
         f"- *mutant:* {row.mutant.__doc__}; noticed here"
         + (f" and by {', '.join(others)}" if others else " only")
         + f"\n- *kernel:* {_accepted(row.number, kernel)}"
+        + _statements(row.number, kernel)
     )

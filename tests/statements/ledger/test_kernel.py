@@ -128,6 +128,16 @@ def test_a_row_says_how_many_theorems_which_and_on_what_they_rest(monkeypatch):
     assert report._counted("(2)", axioms) == report._accepted("(2)", axioms) == "not a statement"
 
 
+def test_the_words_of_a_row_have_its_statements_folded_and_none_where_nothing_was_run():
+    axioms = {
+        n: kernel.AXIOMS for w in kernel.witnesses().values() for n in (*w.theorems, *w.twins)
+    }
+    said = report._statements("(5)", axioms)
+    assert said.count("Theorem ") == 2 and "reward_false_without_the_partition" in said
+    assert said.lstrip().startswith("<details>") and said.endswith("</details>")
+    assert report._statements("(5)", "not run here: there is no coqc") == ""
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if quoted(p)], ids=lambda page: page.stem)
 def test_what_a_page_quotes_stands_in_a_proof_file(page):
     files = [flat(path.read_text()) for path in FILES]
