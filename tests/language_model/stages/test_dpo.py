@@ -246,7 +246,7 @@ def test_every_loss_of_the_family_starts_at_its_value_for_policy_equal_to_refere
     lengths = torch.tensor([[len(p.chosen), len(p.rejected)] for p in stage.pairs])[batch].T
     losses = choose_loss(name, 0.2, **settings)(*logps, *logps, *lengths)
     assert first["loss"] == pytest.approx(losses.mean().item(), rel=1e-5, abs=1e-6)
-    if name not in ("unlikelihood", "simpo", "orpo"):  # those look at the policy alone
+    if name not in ("unlikelihood", "rdpo", "simpo", "orpo"):  # those see more than a log-ratio
         zero = torch.zeros(1, dtype=torch.float64)
         at_0 = choose_loss(name, 0.2, **settings)(zero, zero, zero, zero, zero + 1, zero + 1)
         assert first["loss"] == pytest.approx(at_0.item(), rel=1e-6, abs=1e-6)

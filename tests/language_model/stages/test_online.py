@@ -165,7 +165,7 @@ def test_each_round_draws_from_the_policy_as_it_begins(tokenizer, tmp_path):
 def test_the_step_is_dpos_own_to_the_bit(tokenizer, loss):
     """The same pairs and scores of the reference in a DPO stage: the same gradient and metrics."""
     own = {"exo_pair": dict(label_smoothing=0.1), "unlikelihood": dict(alpha=0.5)}
-    own |= {"sigmoid with rpo_alpha": dict(rpo_alpha=1.0)}
+    own |= {"sigmoid with rpo_alpha": dict(rpo_alpha=1.0), "rdpo": dict(rdpo_alpha=0.1)}
     own = dict(loss=loss.split()[0]) | own.get(loss, {})
     stage = make(tokenizer, frozen=frozen_copy(model(1)), refresh_every=2, **own)
     stage.start(1)

@@ -113,6 +113,7 @@ RUNS = {name: dict(loss=name) for name in LOSSES} | {
     ),
 }
 RUNS["unlikelihood"] |= dict(alpha=0.5)
+RUNS["rdpo"] |= dict(rdpo_alpha=0.02)
 for name in ("ipo", "sppo_hard"):
     RUNS[name] |= dict(beta=1.0)
 for name in ("sigmoid_norm", "simpo"):
