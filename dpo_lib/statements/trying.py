@@ -6,8 +6,8 @@ The book's pages run this in the browser, where there is sympy and no torch. A c
 """
 
 import ast
+import inspect
 import io
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -109,7 +109,7 @@ def _watched() -> Iterator[list[Claim]]:
 
 def _lines() -> frozenset[int]:
     """The lines of the cell that are being run, the innermost call's and those around it."""
-    frames = (frame for frame, _ in traceback.walk_stack(sys._getframe()))
+    frames = (frame for frame, _ in traceback.walk_stack(inspect.currentframe()))
     return frozenset(f.f_lineno for f in frames if f.f_code.co_filename == CELL)
 
 
