@@ -142,8 +142,9 @@ def begun(doc: str, whole: Size, quick: Size):
     parser.add_argument("folder", nargs="?", type=Path, help="keeps the runs; made here")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    logging.set_verbosity_error()
     with contextlib.ExitStack() as stack:
+        stack.callback(logging.set_verbosity, logging.get_verbosity())  # as a test had it
+        logging.set_verbosity_error()
         folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         yield quick if given.quick else whole, folder
 
