@@ -38,12 +38,12 @@ def page_of(address: str) -> str:
     return address.partition("#")[0].rpartition("/")[2].removesuffix(".html")
 
 
-def test_of_all_queries_eleven_in_twelve_have_a_right_page_among_the_first_three(ask):
+def test_of_all_queries_all_but_five_have_a_right_page_among_the_first_three(ask):
     found = {query: [page_of(address) for address in ask(query)[:3]] for query in QUERIES}
     misses = {query: pages for query, pages in found.items() if not {*pages} & {*QUERIES[query]}}
     print(*(f"missed {query!r}: {pages}" for query, pages in misses.items()), sep="\n")
     assert len(QUERIES) >= 60
-    assert len(misses) <= len(QUERIES) / 12, misses
+    assert len(misses) <= 5, misses
 
 
 @pytest.mark.parametrize("name", EQUATIONS + NAMED)
