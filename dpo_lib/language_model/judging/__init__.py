@@ -5,7 +5,10 @@ from dpo_lib._lazy import exports
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
-        "statistics": ["Estimate", "best_of", "best_of_kl", "difference", "estimate", "win_rate"],
+        "statistics": [
+            *("Estimate", "estimate", "difference", "win_rate", "holm"),
+            *("best_of", "best_of_kl"),
+        ],
         "evaluation": ["evaluate", "evaluate_settings"],
         "training_log": ["Log", "read_log"],
         "curves": ["plot"],

@@ -5,6 +5,7 @@ of a prompt, so every standard error is that of the mean over prompts.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -93,3 +94,21 @@ def best_of(rewards: Tensor, n: int, by: Tensor | None = None) -> Tensor:
 def best_of_kl(n: int) -> float:
     """KL of Best-of-n from the policy it draws from, at most: log n - (n - 1) / n nats."""
     return math.log(n) - (n - 1) / n
+
+
+def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
+    """Which of several tests are sure, however many were made: Holm's correction.
+
+    The least p-value is held against level / n, the next against level / (n - 1), and so on; from
+    the first that fails on, none is sure. One false verdict or more among all has at most the
+    probability `level`.
+
+    Source: Holm 1979, Scandinavian Journal of Statistics 6.
+    """
+    sure = [False] * len(p_values)
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    for rank, place in enumerate(order):
+        if p_values[place] > level / (len(p_values) - rank):
+            break
+        sure[place] = True
+    return sure

@@ -12,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from dpo_lib.evaluation import z_score
 from dpo_lib.language_model.judging import evaluation as ev
+from dpo_lib.language_model.judging import holm
 from dpo_lib.language_model.judging import report as report_of
 from dpo_lib.language_model.scoring.logprobs import plain_logps
 
@@ -295,3 +296,17 @@ def test_bad_input_is_refused_in_one_line(call):
     with pytest.raises(ValueError, match="got") as refused:
         call()
     assert "\n" not in str(refused.value)
+
+
+def test_holm_worked_by_hand_is_stepwise_and_keeps_the_order_of_the_tests():
+    assert holm([0.04, 0.01, 0.03, 0.005]) == [False, True, False, True]  # 0.03 > 0.05 / 2
+    assert holm([0.012, 0.016, 0.024, 0.04]) == [True] * 4  # Bonferroni would pass the first only
+    assert holm([0.013, 0.001, 0.001, 0.001]) == [True] * 4
+    assert holm([0.03, 0.001]) == [True, True] and holm([]) == []
+    assert holm([0.03, 0.026]) == [False, False]  # the first that fails ends it
+
+
+def test_holm_errs_on_some_true_null_in_at_most_five_per_cent_of_families():
+    p = torch.rand(4000, 8, generator=torch.Generator().manual_seed(0)).double()
+    wrong = sum(any(holm(row)) for row in p.tolist()) / len(p)
+    assert 0.03 < wrong < 0.06
